@@ -1,0 +1,134 @@
+//! The options of each server process, as flags and `DFS_*` variables; parsed in `bin`, passed down, logged once.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Parser;
+
+use crate::{telemetry::LogFormat, types::ServerId};
+
+/// What every server is told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Common {
+    /// Name of this server in the cluster: a DNS label
+    #[arg(long, env = "DFS_ID")]
+    pub id: ServerId,
+    /// Folder that holds everything this server keeps
+    #[arg(long, env = "DFS_DATA", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Address to listen on
+    #[arg(long, env = "DFS_LISTEN", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// HOST:PORT by which the cluster's servers reach this one [default: the address listened on]
+    #[arg(long, env = "DFS_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// HOST:PORT by which clients outside of the cluster's network reach this one [default: as --advertise]
+    #[arg(long, env = "DFS_ADVERTISE_EXTERNAL", value_name = "HOST:PORT")]
+    pub advertise_external: Option<String>,
+    /// How log lines look
+    #[arg(long, env = "DFS_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+impl Common {
+    /// The address to be reached at, given the one that was bound.
+    pub fn advertised(&self, bound: SocketAddr) -> String {
+        self.advertise.clone().unwrap_or_else(|| bound.to_string())
+    }
+
+    pub fn advertised_external(&self, bound: SocketAddr) -> String {
+        self.advertise_external.clone().unwrap_or_else(|| self.advertised(bound))
+    }
+}
+
+/// The Directory: the namespace, the versions, and the one place where a write is committed
+#[derive(Clone, Debug, Parser)]
+#[command(name = "dfs-directory", version)]
+pub struct DirectoryOptions {
+    #[command(flatten)]
+    pub common: Common,
+    /// Replica groups; fixed when the cluster is made
+    #[arg(long, env = "DFS_GROUPS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub groups: u32,
+    /// Copies of every byte; fixed when the cluster is made
+    #[arg(long, env = "DFS_COPIES", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub copies: u32,
+    /// A write is acknowledged only when at least this many servers have it on stable storage
+    #[arg(long, env = "DFS_MIN_IN_SYNC", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub min_in_sync: u32,
+    /// Groups are made when this many file servers have registered [default: as --copies]
+    #[arg(long, env = "DFS_INITIAL_FILESERVERS")]
+    pub initial_fileservers: Option<u32>,
+    /// Newest versions of a file that are kept whatever their age
+    #[arg(long, env = "DFS_KEEP_VERSIONS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub keep_versions: u64,
+    /// What is younger than this is kept whatever its number
+    #[arg(long, env = "DFS_KEEP_FOR", default_value = "24h", value_parser = parse_duration, value_name = "DURATION")]
+    pub keep_for: Duration,
+    /// A blob that no version needs is deleted only after this, so that readers under way can finish
+    #[arg(long, env = "DFS_GARBAGE_GRACE", default_value = "10m", value_parser = parse_duration, value_name = "DURATION")]
+    pub garbage_grace: Duration,
+}
+
+/// The Lock service: sessions, leases, queues and fencing tokens
+#[derive(Clone, Debug, Parser)]
+#[command(name = "dfs-lock", version)]
+pub struct LockOptions {
+    #[command(flatten)]
+    pub common: Common,
+    /// HOST:PORT of the Directory; several with commas
+    #[arg(long, env = "DFS_DIRECTORY", value_delimiter = ',', required = true)]
+    pub directory: Vec<String>,
+}
+
+/// A file server: keeps the bytes, and replicates what it is primary for
+#[derive(Clone, Debug, Parser)]
+#[command(name = "dfs-fileserver", version)]
+pub struct FileServerOptions {
+    #[command(flatten)]
+    pub common: Common,
+    /// HOST:PORT of the Directory; several with commas
+    #[arg(long, env = "DFS_DIRECTORY", value_delimiter = ',', required = true)]
+    pub directory: Vec<String>,
+    /// Copies of a group are kept in different zones when there are enough
+    #[arg(long, env = "DFS_ZONE", default_value = "")]
+    pub zone: String,
+    /// Size at which a segment of the log is closed and the next begun, in bytes
+    #[arg(long, env = "DFS_SEGMENT_BYTES", default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(4 << 20..=1 << 30))]
+    pub segment_bytes: u64,
+    /// Writes are refused while less than this is free on the disk, in bytes
+    #[arg(long, env = "DFS_RESERVE_BYTES", default_value_t = 512 << 20)]
+    pub reserve_bytes: u64,
+    /// A write that was begun and never committed is settled after this
+    #[arg(long, env = "DFS_STAGED_TTL", default_value = "60s", value_parser = parse_duration, value_name = "DURATION")]
+    pub staged_ttl: Duration,
+}
+
+/// `1500ms`, `30s`, `10m`, `24h`, `7d`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("`{text}` is not a duration: use a number and ms, s, m, h or d, such as 30s");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
+    let number: u64 = text[..digits].parse().map_err(|_| bad())?;
+    let unit_ms: u64 = match &text[digits..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(bad()),
+    };
+    number.checked_mul(unit_ms).map(Duration::from_millis).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(parse_duration("1500ms"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("24h"), Ok(Duration::from_secs(86_400)));
+        for bad in ["", "10", "s", "-1s", "1w", "99999999999999999999s", "300000000000000d"] {
+            assert!(parse_duration(bad).is_err(), "{bad:?}");
+        }
+    }
+}

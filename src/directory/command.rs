@@ -1,0 +1,240 @@
+//! What goes through the Directory's log, and what comes out of it.
+//!
+//! A command holds everything that its application needs: ids and keys are drawn by the proposer, the time is stamped on
+//! it by the driver. Applying the same commands in the same order gives the same state everywhere.
+
+use std::collections::BTreeMap;
+
+use crate::types::{
+    BlobId, ClusterId, Epoch, Extent, FencingToken, GroupId, Inode, Path, Precondition, Revision, ServerId, StoreId,
+    Timestamp, Version, WriteId, WriteMode,
+};
+
+/// Fixed or set for the whole cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Fixed when the cluster is made.
+    pub group_count: u32,
+    pub copies: u32,
+    pub min_in_sync: u32,
+    /// Groups are made when this many file servers have registered.
+    pub initial_fileservers: u32,
+    /// Newest versions of a file that are kept whatever their age.
+    pub keep_versions: u64,
+    /// What is younger is kept whatever its number.
+    pub keep_for_ms: u64,
+    pub garbage_grace_ms: u64,
+}
+
+/// How to reach a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    pub kind: ServerKind,
+    pub server: ServerId,
+    pub store: StoreId,
+    pub address: String,
+    pub external_address: String,
+    pub zone: String,
+    pub software_version: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerKind {
+    Directory,
+    Lock,
+    FileServer,
+}
+
+/// One write whose data is durable on every in-sync member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteCommit {
+    pub write_id: WriteId,
+    pub group: GroupId,
+    pub epoch: Epoch,
+    pub path: Path,
+    pub mode: WriteMode,
+    /// The write's blobs in file order, with their lengths.
+    pub pieces: Vec<(BlobId, u64)>,
+    /// Of the write's data.
+    pub checksum: u32,
+    pub precondition: Precondition,
+    /// The inode the path must still name.
+    pub base_inode: Option<Inode>,
+    /// For a patch: the version it was computed against, and the checksum of the whole result.
+    pub patched: Option<Patched>,
+    /// The Directory's time when the write began, as its primary knew it.
+    pub begin_time: Timestamp,
+    pub create_parents: bool,
+    pub create_mode: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patched {
+    pub base_version: Version,
+    pub checksum: u32,
+}
+
+/// New values; what is `None` stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AttributeChanges {
+    pub mode: Option<u32>,
+    pub owner: Option<String>,
+    pub owning_group: Option<String>,
+    pub modify_time: Option<Timestamp>,
+    pub extended_attributes: Option<BTreeMap<String, Vec<u8>>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// The first command of a cluster.
+    Bootstrap {
+        cluster: ClusterId,
+        lock_key: [u8; 32],
+        settings: Settings,
+    },
+    /// Changes the settings that may change: retention, grace, `min_in_sync`.
+    ChangeSettings {
+        settings: Settings,
+    },
+
+    CreateDirectory {
+        write_id: WriteId,
+        path: Path,
+        parents: bool,
+        mode: u32,
+    },
+    UpdateEntry {
+        write_id: WriteId,
+        path: Path,
+        changes: AttributeChanges,
+    },
+    MoveEntry {
+        write_id: WriteId,
+        from: Path,
+        to: Path,
+        replace: bool,
+        from_precondition: Precondition,
+        to_precondition: Precondition,
+    },
+    CopyEntry {
+        write_id: WriteId,
+        from: Path,
+        /// `None`: the newest.
+        from_version: Option<Version>,
+        to: Path,
+        replace: bool,
+        to_precondition: Precondition,
+    },
+    DeleteEntry {
+        write_id: WriteId,
+        path: Path,
+        force: bool,
+        precondition: Precondition,
+    },
+    RestoreVersion {
+        write_id: WriteId,
+        path: Path,
+        version: Version,
+        precondition: Precondition,
+    },
+    CommitWrite {
+        primary: ServerId,
+        commit: WriteCommit,
+    },
+    MergeExtents {
+        primary: ServerId,
+        group: GroupId,
+        epoch: Epoch,
+        inode: Inode,
+        /// What the current version's extents must begin with.
+        prefix: Vec<Extent>,
+        merged: (BlobId, u64),
+        begin_time: Timestamp,
+    },
+    /// What became of a staged blob; abandons it if it was never committed.
+    SettleBlob {
+        group: GroupId,
+        blob: BlobId,
+    },
+    RaiseFence {
+        path: Path,
+        token: FencingToken,
+    },
+
+    RegisterServer {
+        registration: Registration,
+    },
+    /// The server's lease has run out, or a probe found it dead: it leaves every in-sync set that can spare it, and
+    /// its primaries move to live members.
+    MarkDown {
+        server: ServerId,
+    },
+    /// A registered server is heard of again after it was marked down.
+    MarkUp {
+        server: ServerId,
+    },
+    /// A primary says that a member failed it.
+    EvictReplica {
+        primary: ServerId,
+        suspect: ServerId,
+        groups: Vec<(GroupId, Epoch)>,
+    },
+    AddInSync {
+        primary: ServerId,
+        group: GroupId,
+        epoch: Epoch,
+        member: ServerId,
+    },
+    /// The server has deleted these garbage blobs for good.
+    ConfirmDeleted {
+        server: ServerId,
+        blobs: Vec<BlobId>,
+    },
+
+    /// Forgets at most `limit` things whose time is over: versions, history, changes, write ids, fences.
+    Collect {
+        limit: u32,
+    },
+}
+
+/// What an applied command answers. Kept under the write id, so that a retry gets the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// The entry is at this path now; look it up at this revision.
+    Entry {
+        inode: Inode,
+        revision: Revision,
+    },
+    Deleted {
+        count: u64,
+    },
+    Committed(Committed),
+    Settled(Settled),
+    Registered,
+    /// Anything left to forget?
+    Collected {
+        more: bool,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    pub inode: Inode,
+    pub version: Version,
+    pub revision: Revision,
+    pub size: u64,
+    pub checksum: u32,
+    /// Where an append landed.
+    pub offset: u64,
+    pub extent_count: u32,
+    pub commit_time: Timestamp,
+    /// The write's blobs that the version refers to: another attempt's when the id had been committed before.
+    pub blobs: Vec<BlobId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    Committed { inode: Inode, version: Version },
+    Abandoned,
+}

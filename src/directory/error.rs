@@ -1,0 +1,70 @@
+//! What can go wrong, in the Directory's words. `status::directory` says what each is on the wire.
+
+use crate::types::{Epoch, FencingToken, GroupId, Path, Revision, ServerId, Version};
+
+/// Why a command or a look-up was refused. A refused command has changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    #[error("{path} does not exist")]
+    EntryNotFound { path: Path },
+    #[error("inode {inode} does not exist")]
+    InodeNotFound { inode: u64 },
+    #[error("{path} exists already")]
+    EntryExists { path: Path },
+    #[error("{path} is not a directory")]
+    NotADirectory { path: Path },
+    #[error("{path} is a directory")]
+    IsADirectory { path: Path },
+    #[error("{path} is not empty")]
+    DirectoryNotEmpty { path: Path },
+    #[error("the root cannot be moved, deleted or replaced")]
+    IsTheRoot,
+    #[error("{from} cannot be moved to {to}, which lies inside it")]
+    MoveIntoItself { from: Path, to: Path },
+    #[error("the path would grow past its limit of bytes at {path}")]
+    PathTooLong { path: Path },
+    #[error("{path} has no version {version}, or it is no longer kept")]
+    VersionNotFound { path: Path, version: Version },
+    #[error("the past before revision {oldest} is no longer kept")]
+    TooLongAgo { oldest: Revision },
+    #[error("revision {revision} has not happened yet; the newest is {newest}")]
+    NotYet { revision: Revision, newest: Revision },
+    #[error("{path} has version {current}, not {expected}")]
+    VersionMismatch { path: Path, expected: Version, current: Version },
+    #[error("{path} no longer names the file that the write was based on")]
+    InodeMismatch { path: Path, expected: u64, current: u64 },
+    #[error("a newer fencing token than {given} has been seen for {path}")]
+    FencingTokenStale { path: Path, given: FencingToken, current: FencingToken },
+    #[error("the fencing token {given} was never granted for writing {path}")]
+    FencingTokenForged { path: Path, given: FencingToken },
+    #[error("writing {path} needs a fencing token or if_version")]
+    LockRequired { path: Path },
+    #[error("offset {offset} lies past the end of {path}, which has {size} bytes")]
+    OffsetOutOfRange { path: Path, offset: u64, size: u64 },
+    #[error("{path} would have more than {limit} extents; merge them first")]
+    TooManyExtents { path: Path, limit: u32 },
+    #[error("the version would have more than {limit} bytes")]
+    TooManyBytes { limit: u64 },
+    #[error("the write was given up or took too long, and can no longer be committed")]
+    WriteExpired,
+    #[error("write id was used before for another kind of change")]
+    WriteIdReused,
+    #[error("group {group} is at epoch {current}, with another primary or other members")]
+    StaleEpoch { group: GroupId, current: Epoch },
+    #[error("group {group} does not exist")]
+    GroupNotFound { group: GroupId },
+    #[error("the extents are no longer those that were merged")]
+    ExtentsChanged,
+    #[error("server {server} is not registered")]
+    ServerNotFound { server: ServerId },
+    #[error("server id {server} belongs to another data folder that the cluster still needs")]
+    ServerIdTaken { server: ServerId },
+    #[error("{server} is not a member of group {group}")]
+    NotAMember { server: ServerId, group: GroupId },
+    #[error("the data folder belongs to another cluster")]
+    OtherCluster,
+    #[error("`{field}` cannot be changed any more")]
+    SettingFixed { field: &'static str },
+    #[error("the cluster has not been made yet")]
+    NotBootstrapped,
+}

@@ -1,0 +1,152 @@
+//! What every server does alike: HTTP/2 settings, health, reflection, and a shutdown that ends.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    service::{Routes, RoutesBuilder},
+    transport::{Channel, Endpoint, Server},
+};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::pb;
+
+/// Measured: the receiver's frame size is the lever on throughput, windows matter once bandwidth × delay passes 1 MiB.
+const FRAME_SIZE_BYTES: u32 = 1 << 20;
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// A peer that is cut off without a FIN is noticed after this and the time-out.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Per connection: a client that opens more waits for one to end.
+const CONCURRENT_STREAMS_MAX: u32 = 1024;
+/// How long calls under way may go on after a shutdown was asked for; long-lived streams end by themselves before.
+const DRAIN: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The services of one process, and whether they are ready to be used.
+pub struct Services {
+    routes: RoutesBuilder,
+    health: HealthReporter,
+    names: Vec<&'static str>,
+}
+
+/// Tells clients that ask `grpc.health.v1.Health` whether the process serves.
+#[derive(Clone)]
+pub struct Readiness {
+    health: HealthReporter,
+    names: Vec<&'static str>,
+}
+
+impl Readiness {
+    pub async fn set(&self, status: ServingStatus) {
+        for name in self.names.iter().copied().chain([""]) {
+            self.health.set_service_status(name, status).await;
+        }
+    }
+}
+
+impl Services {
+    /// With health and reflection (v1 and v1alpha, the types of error details included); nothing is ready yet.
+    pub fn new() -> anyhow::Result<Self> {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let builder = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(pb::DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+        };
+        let mut routes = RoutesBuilder::default();
+        routes.add_service(health_service);
+        routes.add_service(builder().build_v1().context("reflection v1")?);
+        routes.add_service(builder().build_v1alpha().context("reflection v1alpha")?);
+        Ok(Self { routes, health, names: Vec::new() })
+    }
+
+    /// Adds a generated server.
+    pub fn add<S>(&mut self, service: S) -> &mut Self
+    where
+        S: tower::Service<http::Request<tonic::body::Body>, Error = std::convert::Infallible>
+            + tonic::server::NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Response: axum::response::IntoResponse,
+        S::Future: Send + 'static,
+    {
+        self.names.push(S::NAME);
+        self.routes.add_service(service);
+        self
+    }
+
+    /// Begins as not serving.
+    pub async fn readiness(&self) -> Readiness {
+        let readiness = Readiness { health: self.health.clone(), names: self.names.clone() };
+        readiness.set(ServingStatus::NotServing).await;
+        readiness
+    }
+
+    /// Serves until `shutdown`, then for at most [`DRAIN`] longer.
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let routes: Routes = self.routes.routes();
+        let server = Server::builder()
+            .max_frame_size(FRAME_SIZE_BYTES)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+            .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
+            .tcp_nodelay(true)
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.clone().cancelled_owned());
+        let drained = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        tokio::select! {
+            served = server => served.context("serve gRPC"),
+            () = drained => {
+                tracing::warn!("calls were still under way when the time to drain was over");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A channel to `address` (`host:port`), connected when first used, with the settings that fit our servers.
+///
+/// Bulk data, control and lock keep-alive each want their own: one connection is one task on each side.
+pub fn channel(address: &str) -> Result<Channel, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_SIZE_BYTES)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_lazy())
+}
+
+/// Cancelled by SIGTERM or SIGINT.
+pub fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let token = CancellationToken::new();
+    let shutdown = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("told to stop");
+        shutdown.cancel();
+    });
+    Ok(token)
+}

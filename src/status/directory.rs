@@ -1,0 +1,1 @@
+//! What the directory service's errors are on the wire.

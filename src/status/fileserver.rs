@@ -1,0 +1,1 @@
+//! What the fileserver service's errors are on the wire.

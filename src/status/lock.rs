@@ -1,0 +1,1 @@
+//! What the lock service's errors are on the wire.
