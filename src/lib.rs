@@ -6,6 +6,7 @@
 //!
 //! The modules, in reading order:
 
+pub mod cluster;
 pub mod types;
 
 pub mod directory;

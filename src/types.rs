@@ -303,6 +303,17 @@ impl Precondition {
     }
 }
 
+/// The moment at which to look at the namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AsOf {
+    #[default]
+    Now,
+    /// As it was when this revision had been applied.
+    Revision(Revision),
+    /// As it was at this time.
+    Time(Timestamp),
+}
+
 /// What a write of data is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteMode {
