@@ -7,6 +7,7 @@
 //! The modules, in reading order:
 
 pub mod cluster;
+pub mod token;
 pub mod types;
 
 pub mod directory;

@@ -84,7 +84,7 @@ number! {
     Epoch(u64)
 }
 number! {
-    /// What a lock's grant is known by; rises with every grant, never goes back. See [`crate::lock`] for its shape.
+    /// What a lock's grant is known by; rises with every grant, never goes back. See [`crate::token`] for its shape.
     FencingToken(u64)
 }
 number! {
@@ -320,6 +320,15 @@ pub enum WriteMode {
     Replace,
     Append,
     Patch { offset: u64 },
+}
+
+/// How a lock is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LockMode {
+    /// By one session alone; its token authorises writes.
+    Exclusive,
+    /// By many at once; authorises no writes.
+    Shared,
 }
 
 /// The CRC32C of some bytes.
