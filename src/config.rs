@@ -27,6 +27,9 @@ pub struct Common {
     /// How log lines look
     #[arg(long, env = "DFS_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
+    /// Stop cleanly when standard input, a pipe, closes: whoever started this server held the other end, and is gone
+    #[arg(long, hide = true)]
+    pub stop_with_parent: bool,
 }
 
 impl Common {

@@ -1,9 +1,12 @@
 //! What every server does alike: HTTP/2 settings, health, reflection, and a shutdown that ends.
 
-use std::time::Duration;
+use std::{io, os::fd::AsFd, time::Duration};
 
 use anyhow::Context;
-use tokio::net::TcpListener;
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, unix::pipe},
+};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -12,7 +15,7 @@ use tonic::{
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::pb;
+use crate::{config::Common, pb};
 
 /// Measured: the receiver's frame size is the lever on throughput, windows matter once bandwidth × delay passes 1 MiB.
 const FRAME_SIZE_BYTES: u32 = 1 << 20;
@@ -133,20 +136,51 @@ pub fn channel(address: &str) -> Result<Channel, tonic::transport::Error> {
         .connect_lazy())
 }
 
-/// Cancelled by SIGTERM or SIGINT.
-pub fn shutdown_on_signal() -> anyhow::Result<CancellationToken> {
+/// Cancelled by SIGTERM or SIGINT, and by the end of the process that started this one where it asked for that.
+///
+/// A pipe tells of a parent that was killed as well as of one that left, needs no polling, and no `unsafe` between
+/// fork and exec; a parent-death signal would come when the *thread* ends that forked.
+pub fn shutdown_on_signal(common: &Common) -> anyhow::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let parent = common.stop_with_parent.then(parent_pipe).transpose()?;
     let token = CancellationToken::new();
     let shutdown = token.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        tracing::info!("told to stop");
+        let cause = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+            () = closed(parent) => "the end of the process that started this one",
+        };
+        tracing::info!(cause, "told to stop");
         shutdown.cancel();
     });
     Ok(token)
+}
+
+fn parent_pipe() -> anyhow::Result<pipe::Receiver> {
+    let input = io::stdin().as_fd().try_clone_to_owned().context("--stop-with-parent: standard input")?;
+    pipe::Receiver::from_owned_fd(input).context("--stop-with-parent needs a pipe as standard input")
+}
+
+/// Waits until nobody holds the other end; for ever when there is no pipe.
+async fn closed(parent: Option<pipe::Receiver>) {
+    let Some(mut pipe) = parent else { return std::future::pending().await };
+    let mut ignored = [0; 64];
+    while pipe.read(&mut ignored).await.is_ok_and(|read| read > 0) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_parent_is_gone_when_its_end_of_the_pipe_closes() {
+        let (sender, receiver) = pipe::pipe().expect("a pipe");
+        let mut gone = std::pin::pin!(closed(Some(receiver)));
+        assert!(futures::poll!(&mut gone).is_pending(), "the sender is still there");
+        drop(sender);
+        gone.await;
+    }
 }

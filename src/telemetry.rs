@@ -1,5 +1,7 @@
 //! The subscriber of every process: words on stderr, one line an event, `DFS_LOG` chooses what is said.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 /// Events of our own from info on, of libraries from warn on.
@@ -16,7 +18,10 @@ pub enum LogFormat {
 /// Sets the process's subscriber; a second call in one process (a test) changes nothing.
 pub fn init(format: LogFormat) {
     let filter = EnvFilter::try_from_env("DFS_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     let set = match format {
         LogFormat::Text => subscriber.try_init(),
         LogFormat::Json => subscriber.json().try_init(),
