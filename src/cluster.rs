@@ -57,6 +57,8 @@ pub struct Server {
     /// `None`: not since the Directory started.
     pub last_seen: Option<Timestamp>,
     pub software_version: String,
+    /// Why its store takes no writes; empty: it does.
+    pub read_only_reason: String,
 }
 
 impl Server {

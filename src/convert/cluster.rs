@@ -56,6 +56,7 @@ pub fn server(server: &pb::Server) -> Result<Server, Failure> {
         blob_count: server.blob_count,
         last_seen: optional_timestamp("server.last_seen_time", server.last_seen_time.as_ref())?,
         software_version: server.software_version.clone(),
+        read_only_reason: server.read_only_reason.clone(),
     })
 }
 
@@ -77,6 +78,7 @@ impl From<&Server> for pb::Server {
             blob_count: server.blob_count,
             last_seen_time: server.last_seen.map(Into::into),
             software_version: server.software_version.clone(),
+            read_only_reason: server.read_only_reason.clone(),
         }
     }
 }
@@ -135,6 +137,7 @@ mod tests {
             blob_count: 3,
             last_seen: Some(Timestamp(4)),
             software_version: "0.1.0".into(),
+            read_only_reason: "disk full".into(),
         }
     }
 
