@@ -6,3 +6,4 @@
 pub mod in_sync;
 pub mod patch;
 pub mod replica;
+pub mod store;
