@@ -1,0 +1,156 @@
+//! Calls of the Directory and of the Lock service: with a deadline for each try, and again where that can help.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tonic::{Request, Response, Status, transport::Channel};
+
+use super::{
+    Client, Error,
+    channels::{Channels, Purpose},
+    convert,
+    map::Endpoints,
+    retry::{Tries, jitter},
+};
+use crate::{
+    cluster::ClusterMap,
+    convert::cluster::cluster_map,
+    pb::{self, cluster_client::ClusterClient, directory_client::DirectoryClient, lock_client::LockClient},
+};
+
+/// For one try of a call about metadata.
+const TRY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Room for the map of the largest cluster, and for a version of the most extents.
+const MESSAGE_BYTES_MAX: usize = 32 << 20;
+
+pub(super) fn directory_client(channel: Channel) -> DirectoryClient<Channel> {
+    DirectoryClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(super) fn cluster_client(channel: Channel) -> ClusterClient<Channel> {
+    ClusterClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+pub(super) fn lock_client(channel: Channel) -> LockClient<Channel> {
+    LockClient::new(channel)
+}
+
+/// One try, bounded by `timeout`: a call that is given up is cancelled at the server too. Bounds the beginning of a stream,
+/// not its length.
+pub(super) async fn attempt<R, T, Fut>(
+    what: &str,
+    timeout: Duration,
+    request: R,
+    call: impl FnOnce(Request<R>) -> Fut,
+) -> Result<T, Error>
+where
+    Fut: Future<Output = Result<Response<T>, Status>>,
+{
+    match tokio::time::timeout(timeout, call(Request::new(request))).await {
+        Ok(answer) => answer.map(Response::into_inner).map_err(|status| Error::from(status).during(what)),
+        Err(_) => Err(Error::silence(timeout, what)),
+    }
+}
+
+/// A service of which there may be several servers, and how to reach the one that answers.
+pub(super) struct Service<'a> {
+    pub(super) endpoints: &'a Endpoints,
+    pub(super) known: Vec<String>,
+    pub(super) channels: &'a Channels,
+}
+
+impl Service<'_> {
+    /// Calls until there is an answer that no further try can change, or the deadline has passed.
+    pub(super) async fn call<R, T, F, Fut>(
+        &self,
+        what: &str,
+        deadline: Instant,
+        purpose: Purpose,
+        request: R,
+        call: F,
+    ) -> Result<T, Error>
+    where
+        R: Clone,
+        F: Fn(Channel, Request<R>) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut tries = Tries::until(deadline);
+        loop {
+            let Some(address) = self.endpoints.current(&self.known) else {
+                return Err(Error::unreachable(format_args!("{what}: no server for it is known")));
+            };
+            let channel = self.channels.get(&address, purpose)?;
+            let timeout = TRY_TIMEOUT.min(tries.remaining(Instant::now()));
+            let error = match attempt(what, timeout, request.clone(), |request| call(channel, request)).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let Some(delay) = tries.after(&error, Instant::now(), jitter()) else { return Err(error) };
+            tracing::debug!(%address, %error, ?delay, "trying again");
+            let leader = error.metadata("leader_address");
+            if !error.is_answer() || leader.is_some() {
+                self.endpoints.failed(&address, leader, &self.known);
+            }
+            tokio::time::sleep(delay).await;
+        }
+    }
+}
+
+/// The cluster map, asked for.
+pub(super) async fn fetch_map(directory: &Service<'_>, deadline: Instant) -> Result<ClusterMap, Error> {
+    let request = pb::GetClusterMapRequest {};
+    let call = |channel, request| async move { directory_client(channel).get_cluster_map(request).await };
+    let answer = directory.call("get the cluster map", deadline, Purpose::Control, request, call).await?;
+    cluster_map(&convert::required("cluster_map", answer.cluster_map)?).map_err(convert::unread)
+}
+
+impl Client {
+    /// When a call that begins now must have ended.
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.inner.options.timeout
+    }
+
+    pub(super) fn directory_service(&self) -> Service<'_> {
+        let inner = &self.inner;
+        Service {
+            endpoints: &inner.directory_endpoints,
+            known: inner.options.directory.clone(),
+            channels: &inner.channels,
+        }
+    }
+
+    pub(super) fn lock_service(&self) -> Service<'_> {
+        let inner = &self.inner;
+        let known = inner.options.lock.clone().unwrap_or_else(|| inner.map.view().lock_addresses());
+        Service { endpoints: &inner.lock_endpoints, known, channels: &inner.channels }
+    }
+
+    /// A call of a service that the Directory serves.
+    pub(super) async fn directory<R, T, F, Fut>(&self, what: &str, request: R, call: F) -> Result<T, Error>
+    where
+        R: Clone,
+        F: Fn(Channel, Request<R>) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.directory_service().call(what, self.deadline(), Purpose::Control, request, call).await
+    }
+
+    /// A call of the Lock service.
+    pub(super) async fn lock<R, T, F, Fut>(&self, what: &str, request: R, call: F) -> Result<T, Error>
+    where
+        R: Clone,
+        F: Fn(Channel, Request<R>) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.lock_service().call(what, self.deadline(), Purpose::Control, request, call).await
+    }
+
+    /// The cluster map as the Directory has it now.
+    pub async fn refresh_map(&self) -> Result<Arc<ClusterMap>, Error> {
+        let map = fetch_map(&self.directory_service(), self.deadline()).await?;
+        self.inner.map.offer(map);
+        Ok(self.cluster_map())
+    }
+}

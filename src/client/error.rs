@@ -1,0 +1,159 @@
+//! What a call of the client fails with: the failure the cluster named, or the nearest one to what went wrong on the way.
+
+use std::{fmt, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::{
+    pb,
+    status::{DOMAIN, Failure, Reason},
+};
+
+/// Why a call failed, after all the retries that could help.
+///
+/// Match [`Error::reason`], never the text. After a failure whose reason is [`Reason::DeadlineExceeded`] or
+/// [`Reason::Unavailable`] a mutation may have taken effect all the same: repeat it with the same write id to find out.
+#[derive(Clone)]
+pub struct Error {
+    failure: Box<Failure>,
+    retry_after: Option<Duration>,
+    answered: bool,
+}
+
+impl Error {
+    /// A failure that the client found itself.
+    pub(crate) fn new(reason: Reason, message: impl fmt::Display) -> Self {
+        Self::from(Failure::new(reason, message))
+    }
+
+    /// An answer that no server of ours gives: the far side is something else, or of another version.
+    pub(crate) fn malformed(what: impl fmt::Display) -> Self {
+        Self::new(Reason::Internal, format_args!("malformed answer: {what}"))
+    }
+
+    /// Nothing came back in time.
+    pub(crate) fn silence(waited: Duration, what: impl fmt::Display) -> Self {
+        let mut error = Self::new(Reason::DeadlineExceeded, format_args!("{what}: no answer for {waited:?}"));
+        error.answered = false;
+        error
+    }
+
+    /// Nobody could be reached at all.
+    pub(crate) fn unreachable(message: impl fmt::Display) -> Self {
+        let mut error = Self::new(Reason::Unavailable, message);
+        error.answered = false;
+        error
+    }
+
+    pub fn failure(&self) -> &Failure {
+        &self.failure
+    }
+
+    pub fn into_failure(self) -> Failure {
+        *self.failure
+    }
+
+    pub fn reason(&self) -> Reason {
+        self.failure.reason
+    }
+
+    /// The exit code of `dfs-cli` for this failure.
+    pub fn exit_code(&self) -> u8 {
+        self.reason().exit_code()
+    }
+
+    /// What the failure says about `key`, such as `current` for a version mismatch.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.failure.metadata.get(key).map(String::as_str)
+    }
+
+    /// The wait that the server asked for.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// Whether a server of ours said this, rather than its silence or a broken connection.
+    pub(crate) fn is_answer(&self) -> bool {
+        self.answered
+    }
+
+    /// The same failure, told to have happened while doing `what`.
+    pub(crate) fn during(mut self, what: impl fmt::Display) -> Self {
+        self.failure.message = format!("{what}: {}", self.failure.message);
+        self
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let retry_after = failure.reason.retry_after();
+        Self { failure: Box::new(failure), retry_after, answered: true }
+    }
+}
+
+impl From<Status> for Error {
+    /// Ours carry an `ErrorInfo`. What does not comes from the connection: it may be tried again, elsewhere.
+    fn from(status: Status) -> Self {
+        let retry_after = status.get_details_retry_info().and_then(|info| info.retry_delay);
+        let answered = status.get_details_error_info().is_some_and(|info| info.domain == DOMAIN);
+        let mut failure = Failure::from(&status);
+        if !answered && matches!(status.code(), Code::Internal | Code::Ok) {
+            // A stream that was reset, or ended without a status.
+            failure.reason = Reason::Unavailable;
+        }
+        if failure.message.is_empty() {
+            failure.message = "the connection broke".to_owned();
+        }
+        Self { failure: Box::new(failure), retry_after, answered }
+    }
+}
+
+impl From<pb::ErrorStatus> for Error {
+    fn from(status: pb::ErrorStatus) -> Self {
+        let retry_after = (status.retry_after_ms > 0).then(|| Duration::from_millis(status.retry_after_ms));
+        Self { failure: Box::new(Failure::from(status)), retry_after, answered: true }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.failure.fmt(f)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.failure, self.failure.metadata)
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_of_ours_is_told_from_a_broken_connection() {
+        let ours = Error::from(Status::from(Failure::new(Reason::Internal, "a broken disk")));
+        assert!(ours.is_answer());
+        assert_eq!(ours.reason(), Reason::Internal);
+        let broken = Error::from(Status::internal("h2 protocol error: stream reset"));
+        assert!(!broken.is_answer());
+        assert_eq!(broken.reason(), Reason::Unavailable);
+    }
+
+    #[test]
+    fn the_wait_a_server_asks_for_is_kept() {
+        let error = Error::from(Status::from(Failure::new(Reason::NoQuorum, "an election")));
+        assert_eq!(error.retry_after(), Reason::NoQuorum.retry_after());
+        let error = Error::from(pb::ErrorStatus { retry_after_ms: 700, ..Default::default() });
+        assert_eq!(error.retry_after(), Some(Duration::from_millis(700)));
+    }
+
+    #[test]
+    fn a_time_out_of_the_transport_is_a_deadline() {
+        assert_eq!(Error::from(Status::cancelled("Timeout expired")).reason(), Reason::DeadlineExceeded);
+    }
+}

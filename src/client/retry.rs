@@ -1,0 +1,149 @@
+//! When to try again: pure, so that it is tested without waiting.
+//!
+//! What a server advises and the kind of failure decide whether; the caller's deadline decides how long. A mutation is
+//! always repeated with its own write id, so a retry can never happen twice.
+
+use std::time::{Duration, Instant};
+
+use super::Error;
+use crate::status::{Reason, Retry};
+
+/// The first wait; doubles with every try.
+const DELAY_FIRST: Duration = Duration::from_millis(100);
+/// The longest wait between two tries.
+const DELAY_MAX: Duration = Duration::from_secs(2);
+/// Tries at a write whose bytes arrive damaged: more of them mean that something on the way is broken.
+const DAMAGED_TRIES_MAX: u32 = 4;
+/// Tries when there is no room: one chance for it to have passed.
+const NO_ROOM_TRIES_MAX: u32 = 2;
+
+/// The tries of one logical operation.
+#[derive(Debug)]
+pub(crate) struct Tries {
+    deadline: Instant,
+    /// Tries that have failed.
+    failed: u32,
+}
+
+impl Tries {
+    pub(crate) fn until(deadline: Instant) -> Self {
+        Self { deadline, failed: 0 }
+    }
+
+    /// What is left of the caller's time.
+    pub(crate) fn remaining(&self, now: Instant) -> Duration {
+        self.deadline.saturating_duration_since(now)
+    }
+
+    /// Progress was made: the time and the waits begin anew.
+    pub(crate) fn renew(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+        self.failed = 0;
+    }
+
+    /// How long to wait before the next try, or `None` if `error` is final or the time is up.
+    ///
+    /// `jitter` is from 0 to 1: many clients that failed together must not come back together.
+    pub(crate) fn after(&mut self, error: &Error, now: Instant, jitter: f64) -> Option<Duration> {
+        self.failed += 1;
+        let tries_max = match error.reason().retry() {
+            Retry::Never | Retry::Redo => return None,
+            Retry::Later | Retry::AfterRefresh => match error.reason() {
+                Reason::NoSpace | Reason::TooManyWaiters => NO_ROOM_TRIES_MAX,
+                Reason::ChecksumMismatch => DAMAGED_TRIES_MAX,
+                _ => u32::MAX,
+            },
+        };
+        if self.failed >= tries_max {
+            return None;
+        }
+        let first = match error.reason().retry() {
+            // The new view is usually right: ask it at once.
+            Retry::AfterRefresh => error.retry_after().unwrap_or(DELAY_FIRST).min(DELAY_FIRST),
+            _ => DELAY_FIRST,
+        };
+        let doubled = first.saturating_mul(1 << (self.failed - 1).min(10)).min(DELAY_MAX);
+        let jittered = doubled.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0));
+        let delay = jittered.max(error.retry_after().unwrap_or_default());
+        (now + delay < self.deadline).then_some(delay)
+    }
+}
+
+/// From the system's randomness; see [`Tries::after`].
+pub(crate) fn jitter() -> f64 {
+    rand::random()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn an_error(reason: Reason) -> Error {
+        Error::new(reason, "")
+    }
+
+    #[test]
+    fn waits_double_up_to_two_seconds() {
+        let start = Instant::now();
+        let mut tries = Tries::until(start + Duration::from_secs(3600));
+        let waits: Vec<u128> = (0..7)
+            .map(|_| tries.after(&an_error(Reason::Unavailable), start, 1.0).map_or(0, |delay| delay.as_millis()))
+            .collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 2000, 2000]);
+    }
+
+    #[test]
+    fn jitter_at_most_halves_a_wait() {
+        let start = Instant::now();
+        let mut tries = Tries::until(start + Duration::from_secs(60));
+        tries.after(&an_error(Reason::Unavailable), start, 0.0);
+        assert_eq!(tries.after(&an_error(Reason::Unavailable), start, 0.0), Some(Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn nothing_is_tried_past_the_deadline() {
+        let start = Instant::now();
+        let mut tries = Tries::until(start + Duration::from_millis(250));
+        let error = an_error(Reason::Unavailable);
+        assert_eq!(tries.after(&error, start, 1.0), Some(Duration::from_millis(100)));
+        assert_eq!(tries.after(&error, start + Duration::from_millis(110), 1.0), None);
+    }
+
+    #[test]
+    fn what_cannot_help_is_not_tried() {
+        let start = Instant::now();
+        for &reason in Reason::ALL {
+            let mut tries = Tries::until(start + Duration::from_secs(60));
+            let expected = matches!(reason.retry(), Retry::Later | Retry::AfterRefresh);
+            assert_eq!(tries.after(&an_error(reason), start, 0.5).is_some(), expected, "{reason}");
+        }
+    }
+
+    #[test]
+    fn no_room_is_tried_once_more_and_damage_three_times() {
+        let start = Instant::now();
+        for (reason, retries) in [(Reason::NoSpace, 1), (Reason::ChecksumMismatch, 3)] {
+            let mut tries = Tries::until(start + Duration::from_secs(60));
+            let again = (0..10).take_while(|_| tries.after(&an_error(reason), start, 0.5).is_some()).count();
+            assert_eq!(again, retries, "{reason}");
+        }
+    }
+
+    #[test]
+    fn the_servers_advice_is_a_lower_bound() {
+        let start = Instant::now();
+        let mut tries = Tries::until(start + Duration::from_secs(60));
+        let mut advised = crate::pb::ErrorStatus::from(crate::status::Failure::new(Reason::NoQuorum, ""));
+        advised.retry_after_ms = 1500;
+        assert_eq!(tries.after(&Error::from(advised), start, 0.0), Some(Duration::from_millis(1500)));
+    }
+
+    #[test]
+    fn progress_begins_anew() {
+        let start = Instant::now();
+        let mut tries = Tries::until(start + Duration::from_millis(10));
+        assert_eq!(tries.after(&an_error(Reason::Unavailable), start, 1.0), None);
+        tries.renew(start + Duration::from_secs(5));
+        assert_eq!(tries.after(&an_error(Reason::Unavailable), start, 1.0), Some(Duration::from_millis(100)));
+    }
+}
