@@ -29,6 +29,9 @@ const CONCURRENT_STREAMS_MAX: u32 = 1024;
 /// How long calls under way may go on after a shutdown was asked for; long-lived streams end by themselves before.
 const DRAIN: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// What every server offers beside its own services.
+const SERVED_EVERYWHERE: [&str; 3] =
+    ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
 
 /// The services of one process, and whether they are ready to be used.
 pub struct Services {
@@ -53,19 +56,11 @@ impl Readiness {
 }
 
 impl Services {
-    /// With health and reflection (v1 and v1alpha, the types of error details included); nothing is ready yet.
+    /// With health; nothing is ready yet.
     pub fn new() -> anyhow::Result<Self> {
         let (health, health_service) = tonic_health::server::health_reporter();
-        let builder = || {
-            tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(pb::DESCRIPTOR_SET)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-        };
         let mut routes = RoutesBuilder::default();
         routes.add_service(health_service);
-        routes.add_service(builder().build_v1().context("reflection v1")?);
-        routes.add_service(builder().build_v1alpha().context("reflection v1alpha")?);
         Ok(Self { routes, health, names: Vec::new() })
     }
 
@@ -93,8 +88,9 @@ impl Services {
         readiness
     }
 
-    /// Serves until `shutdown`, then for at most [`DRAIN`] longer.
-    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
+    /// Serves, with reflection beside, until `shutdown`, then for at most [`DRAIN`] longer.
+    pub async fn serve(mut self, listener: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
+        self.add_reflection()?;
         let routes: Routes = self.routes.routes();
         let server = Server::builder()
             .max_frame_size(FRAME_SIZE_BYTES)
@@ -117,6 +113,24 @@ impl Services {
                 Ok(())
             }
         }
+    }
+
+    /// v1 and v1alpha, for the services of this process alone; the types of error details can be asked for too.
+    fn add_reflection(&mut self) -> anyhow::Result<()> {
+        let names = self.names.iter().copied().chain(SERVED_EVERYWHERE);
+        let described = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(pb::DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+                .include_reflection_service(false)
+        };
+        let builder = || names.clone().fold(described(), |builder, name| builder.with_service_name(name));
+        self.routes.add_service(builder().build_v1().context("reflection v1")?);
+        self.routes.add_service(builder().build_v1alpha().context("reflection v1alpha")?);
+        Ok(())
     }
 }
 
