@@ -10,6 +10,8 @@ use crate::types::{
     Timestamp, Version, WriteId, WriteMode,
 };
 
+use super::model::Entry;
+
 /// Fixed or set for the whole cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -191,7 +193,7 @@ pub enum Command {
         blobs: Vec<BlobId>,
     },
 
-    /// Forgets at most `limit` things whose time is over: versions, history, changes, write ids, fences.
+    /// Forgets about `limit` things whose time is over: history, versions, garbage, write ids, abandoned blobs, fences.
     Collect {
         limit: u32,
     },
@@ -201,11 +203,8 @@ pub enum Command {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Done,
-    /// The entry is at this path now; look it up at this revision.
-    Entry {
-        inode: Inode,
-        revision: Revision,
-    },
+    /// The entry, as the command left it.
+    Entry(Box<Entry>),
     Deleted {
         count: u64,
     },

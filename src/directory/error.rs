@@ -1,6 +1,6 @@
 //! What can go wrong, in the Directory's words. `status::directory` says what each is on the wire.
 
-use crate::types::{Epoch, FencingToken, GroupId, Path, Revision, ServerId, Version};
+use crate::types::{BlobId, Epoch, FencingToken, GroupId, Path, Revision, ServerId, Version};
 
 /// Why a command or a look-up was refused. A refused command has changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,8 +43,12 @@ pub enum Rejected {
     OffsetOutOfRange { path: Path, offset: u64, size: u64 },
     #[error("{path} would have more than {limit} extents; merge them first")]
     TooManyExtents { path: Path, limit: u32 },
-    #[error("the version would have more than {limit} bytes")]
-    TooManyBytes { limit: u64 },
+    #[error("the extended attributes have {size} bytes, more than {limit}")]
+    AttributesTooLarge { size: u64, limit: u64 },
+    #[error("blob {blob} is empty, too long, named twice, or was committed before")]
+    BadBlob { blob: BlobId },
+    #[error("group {group} has {have} servers in sync, and a commit needs {needed}")]
+    NotEnoughInSync { group: GroupId, needed: u32, have: u32 },
     #[error("the write was given up or took too long, and can no longer be committed")]
     WriteExpired,
     #[error("write id was used before for another kind of change")]
@@ -65,6 +69,50 @@ pub enum Rejected {
     OtherCluster,
     #[error("`{field}` cannot be changed any more")]
     SettingFixed { field: &'static str },
+    #[error("`{field}` cannot be what it is")]
+    BadSetting { field: &'static str },
     #[error("the cluster has not been made yet")]
     NotBootstrapped,
+}
+
+/// The tables cannot be read or written: nothing more can be promised until the service is started again.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    #[error("the database fails")]
+    Database(#[from] redb::Error),
+    #[error("a row of `{table}` is damaged: {what}")]
+    Damaged { table: &'static str, what: &'static str },
+    #[error("the database has format {found}, newer than {known}; a newer version of dfs wrote it")]
+    NewerFormat { found: u32, known: u32 },
+}
+
+/// redb has an error type for each kind of call; to us they are one.
+macro_rules! from_redb {
+    ($($error:ident)*) => {
+        $(impl From<redb::$error> for StorageError {
+            fn from(error: redb::$error) -> Self {
+                Self::Database(error.into())
+            }
+        })*
+    };
+}
+from_redb! { DatabaseError TransactionError TableError StorageError CommitError }
+
+/// Why something did not happen: by the rules, or because the tables failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+impl From<redb::StorageError> for Error {
+    fn from(error: redb::StorageError) -> Self {
+        Self::Storage(error.into())
+    }
+}
+impl From<redb::TableError> for Error {
+    fn from(error: redb::TableError) -> Self {
+        Self::Storage(error.into())
+    }
 }

@@ -2,3 +2,31 @@
 
 pub mod command;
 pub mod error;
+pub mod model;
+pub mod state;
+pub mod view;
+pub mod walk;
+
+mod edit;
+mod namespace;
+
+mod commit;
+mod content;
+mod copy;
+mod fence;
+mod merge;
+mod writes;
+
+mod blobs;
+mod retention;
+
+mod group;
+mod membership;
+mod placement;
+
+mod census;
+mod feed;
+mod names;
+
+mod records;
+mod tables;

@@ -1,0 +1,282 @@
+//! Who belongs to the cluster: its making and settings, servers that come and go, and what that means for the groups.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use redb::ReadableTable;
+
+use crate::{
+    cluster::Group,
+    types::{Epoch, GroupId, Inode, ServerId},
+};
+
+use super::{
+    command::{Outcome, Registration, ServerKind, Settings},
+    error::{Error, Rejected, StorageError},
+    group,
+    model::{Cluster, EntryKind, Node, ServerRecord, Totals},
+    namespace,
+    placement::{self, Candidate},
+    records::server_kind_out,
+    state::Effect,
+    tables::{Tables, totals_out},
+};
+
+const ROOT_MODE: u32 = 0o755;
+const KINDS: [ServerKind; 3] = [ServerKind::Directory, ServerKind::Lock, ServerKind::FileServer];
+
+/// Makes the cluster with an empty root. A cluster that is made already stays as it is.
+pub(super) fn bootstrap(tables: &mut Tables, cluster: Cluster) -> Result<Effect, Error> {
+    if tables.cluster.is_some() {
+        return Ok(Effect::Nothing(Outcome::Done));
+    }
+    check_settings(&cluster.settings)?;
+    tables.put_cluster(cluster)?;
+    let root = Node { parent: Inode::ROOT, ..namespace::fresh(tables, EntryKind::Directory, ROOT_MODE) };
+    tables.inodes.put(Inode::ROOT.0, &root)?;
+    tables.totals.insert(Inode::ROOT.0, totals_out(Totals::default()))?;
+    tables.state.newest_inode = Inode::ROOT;
+    tables.state.map_version += 1;
+    Ok(Effect::Changed(Outcome::Done))
+}
+
+/// Changes what may change; the rest must be as it is.
+pub(super) fn change_settings(tables: &mut Tables, settings: &Settings) -> Result<Effect, Error> {
+    let cluster = tables.cluster()?.clone();
+    let now = &cluster.settings;
+    if settings == now {
+        return Ok(Effect::Nothing(Outcome::Done));
+    }
+    for (field, fixed) in
+        [("group_count", settings.group_count == now.group_count), ("copies", settings.copies == now.copies)]
+    {
+        if !fixed {
+            return Err(Rejected::SettingFixed { field }.into());
+        }
+    }
+    check_settings(settings)?;
+    tables.put_cluster(Cluster { settings: settings.clone(), ..cluster })?;
+    tables.state.map_version += 1;
+    Ok(Effect::Changed(Outcome::Done))
+}
+
+fn check_settings(settings: &Settings) -> Result<(), Rejected> {
+    let checks = [
+        ("group_count", settings.group_count > 0),
+        ("copies", settings.copies > 0),
+        ("min_in_sync", (1..=settings.copies).contains(&settings.min_in_sync)),
+        ("initial_fileservers", settings.initial_fileservers >= settings.min_in_sync),
+        ("keep_versions", settings.keep_versions > 0),
+    ];
+    match checks.iter().find(|(_, good)| !good) {
+        Some((field, _)) => Err(Rejected::BadSetting { field }),
+        None => Ok(()),
+    }
+}
+
+/// A server says who and where it is.
+///
+/// One that comes back with its data folder keeps its places: all that it acknowledged is durable. One that comes back
+/// without has nothing of what it acknowledged, and leaves every in-sync set, if each has another member left.
+pub(super) fn register(tables: &mut Tables, registration: &Registration) -> Result<Effect, Error> {
+    let server = &registration.server;
+    let key = (server_kind_out(registration.kind), server.as_str());
+    let before = tables.servers.get(key)?;
+    let record = ServerRecord { registration: registration.clone(), down: false };
+    if before.as_ref() == Some(&record) {
+        return Ok(Effect::Nothing(Outcome::Registered));
+    }
+    let wiped = before.is_some_and(|before| before.registration.store != registration.store);
+    if wiped {
+        check_replaceable(tables, registration)?;
+    }
+    tables.servers.put(key, &record)?;
+    tables.state.map_version += 1;
+    if registration.kind == ServerKind::FileServer {
+        if wiped {
+            reconfigure(tables, |group| group::leave(group, server, 1))?;
+        } else {
+            reconfigure(tables, |_| false)?;
+        }
+        make_groups(tables)?;
+    }
+    Ok(Effect::Changed(Outcome::Registered))
+}
+
+/// The server may start again from nothing: the old one is down, and no in-sync set consists of it alone.
+fn check_replaceable(tables: &Tables, registration: &Registration) -> Result<(), Error> {
+    let server = &registration.server;
+    let key = (server_kind_out(registration.kind), server.as_str());
+    let alive = tables.servers.get(key)?.is_some_and(|record| !record.down);
+    let needed = registration.kind == ServerKind::FileServer
+        && all_groups(tables)?.iter().any(|group| group.is_in_sync(server) && group.in_sync.len() == 1);
+    if alive || needed { Err(Rejected::ServerIdTaken { server: server.clone() }.into()) } else { Ok(()) }
+}
+
+/// Makes the groups, once there are enough file servers.
+fn make_groups(tables: &mut Tables) -> Result<(), Error> {
+    let settings = tables.cluster()?.settings.clone();
+    if tables.groups.table.first()?.is_some() {
+        return Ok(());
+    }
+    let candidates: Vec<Candidate> = all_servers(tables, ServerKind::FileServer)?
+        .into_iter()
+        .filter(|record| !record.down)
+        .map(|record| Candidate { server: record.registration.server, zone: record.registration.zone })
+        .collect();
+    if candidates.len() < settings.initial_fileservers as usize {
+        return Ok(());
+    }
+    for group in placement::place(&candidates, settings.group_count, settings.copies) {
+        tables.groups.put(group.group.0, &group)?;
+    }
+    Ok(())
+}
+
+/// The server's lease has run out, or a probe found it dead.
+pub(super) fn mark_down(tables: &mut Tables, server: &ServerId) -> Result<Effect, Error> {
+    let at_least = tables.cluster()?.settings.min_in_sync as usize;
+    mark(tables, server, true, |group| group::leave(group, server, at_least))
+}
+
+/// The server is heard of again. It is in the in-sync sets that could not spare it, and may lead them again.
+pub(super) fn mark_up(tables: &mut Tables, server: &ServerId) -> Result<Effect, Error> {
+    mark(tables, server, false, |_| false)
+}
+
+fn mark(
+    tables: &mut Tables,
+    server: &ServerId,
+    down: bool,
+    change: impl Fn(&mut Group) -> bool,
+) -> Result<Effect, Error> {
+    let mut known = false;
+    let mut changed = false;
+    for kind in KINDS {
+        let key = (server_kind_out(kind), server.as_str());
+        let Some(mut record) = tables.servers.get(key)? else { continue };
+        known = true;
+        if record.down != down {
+            record.down = down;
+            tables.servers.put(key, &record)?;
+            changed = true;
+        }
+    }
+    if !known {
+        return Err(Rejected::ServerNotFound { server: server.clone() }.into());
+    }
+    if !changed {
+        return Ok(Effect::Nothing(Outcome::Done));
+    }
+    tables.state.map_version += 1;
+    reconfigure(tables, change)?;
+    Ok(Effect::Changed(Outcome::Done))
+}
+
+/// A primary says that a member failed it: it leaves the sets that can spare it, of the configurations named.
+pub(super) fn evict(
+    tables: &mut Tables,
+    primary: &ServerId,
+    suspect: &ServerId,
+    groups: &[(GroupId, Epoch)],
+) -> Result<Effect, Error> {
+    let at_least = tables.cluster()?.settings.min_in_sync as usize;
+    if tables.servers.get((server_kind_out(ServerKind::FileServer), suspect.as_str()))?.is_none() {
+        return Err(Rejected::ServerNotFound { server: suspect.clone() }.into());
+    }
+    let mut changed = false;
+    for &(group, epoch) in groups {
+        let Some(mut config) = tables.groups.get(group.0)? else { continue };
+        let current = config.epoch == epoch && config.is_primary(primary) && primary != suspect;
+        if current && group::leave(&mut config, suspect, at_least) {
+            group::next_epoch(&mut config);
+            tables.groups.put(group.0, &config)?;
+            changed = true;
+        }
+    }
+    if !changed {
+        return Ok(Effect::Nothing(Outcome::Done));
+    }
+    tables.state.map_version += 1;
+    Ok(Effect::Changed(Outcome::Done))
+}
+
+/// A member has every blob of the group, and every commit waits for it: it counts from now on.
+pub(super) fn add_in_sync(
+    tables: &mut Tables,
+    primary: &ServerId,
+    group: GroupId,
+    epoch: Epoch,
+    member: &ServerId,
+) -> Result<Effect, Error> {
+    let mut config = tables.groups.get(group.0)?.ok_or(Rejected::GroupNotFound { group })?;
+    if !config.is_member(member) {
+        return Err(Rejected::NotAMember { server: member.clone(), group }.into());
+    }
+    if !config.is_primary(primary) {
+        return Err(Rejected::StaleEpoch { group, current: config.epoch }.into());
+    }
+    if config.is_in_sync(member) {
+        return Ok(Effect::Nothing(Outcome::Done));
+    }
+    if config.epoch != epoch {
+        return Err(Rejected::StaleEpoch { group, current: config.epoch }.into());
+    }
+    group::join(&mut config, member);
+    group::next_epoch(&mut config);
+    tables.groups.put(group.0, &config)?;
+    tables.state.map_version += 1;
+    Ok(Effect::Changed(Outcome::Done))
+}
+
+/// Changes every group and sees that each is led by a server that is alive. A group that changed has a new epoch.
+fn reconfigure(tables: &mut Tables, change: impl Fn(&mut Group) -> bool) -> Result<(), StorageError> {
+    let alive: BTreeSet<ServerId> = all_servers(tables, ServerKind::FileServer)?
+        .into_iter()
+        .filter(|record| !record.down)
+        .map(|record| record.registration.server)
+        .collect();
+    let groups = all_groups(tables)?;
+    let mut led: BTreeMap<ServerId, usize> = BTreeMap::new();
+    for primary in groups.iter().filter_map(|group| group.primary.clone()) {
+        *led.entry(primary).or_default() += 1;
+    }
+    for mut group in groups {
+        let changed = change(&mut group);
+        let load = |server: &ServerId| led.get(server).copied().unwrap_or_default();
+        let elected = group::elect(&mut group, |server| alive.contains(server), load);
+        if !changed && !elected {
+            continue;
+        }
+        if let (true, Some(primary)) = (elected, group.primary.clone()) {
+            *led.entry(primary).or_default() += 1;
+        }
+        group::next_epoch(&mut group);
+        tables.groups.put(group.group.0, &group)?;
+    }
+    Ok(())
+}
+
+fn all_groups(tables: &Tables) -> Result<Vec<Group>, StorageError> {
+    tables
+        .groups
+        .table
+        .iter()?
+        .map(|row| {
+            let (key, value) = row?;
+            tables.groups.decode(key.value(), value.value())
+        })
+        .collect()
+}
+
+fn all_servers(tables: &Tables, kind: ServerKind) -> Result<Vec<ServerRecord>, StorageError> {
+    let kind = server_kind_out(kind);
+    tables
+        .servers
+        .table
+        .range((kind, "")..(kind + 1, ""))?
+        .map(|row| {
+            let (key, value) = row?;
+            tables.servers.decode(key.value(), value.value())
+        })
+        .collect()
+}

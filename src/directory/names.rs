@@ -1,0 +1,157 @@
+//! The namespace at one moment: what a name stands for, what an inode is, what a directory holds.
+//!
+//! The present needs no history. For the past, a row of the present counts if it began by then, else the first row of the
+//! history that ended later, if it began by then.
+
+use std::ops::Bound;
+
+use redb::{ReadOnlyTable, ReadTransaction};
+
+use crate::types::{Inode, Path, Revision};
+
+use super::{
+    error::{Error, Rejected, StorageError},
+    model::{Entry, EntryKind, Link, Node},
+    namespace,
+    tables::{self, LinkValue, NameKey, PastNameKey, Rows, link_in, read_stored},
+};
+
+pub(super) struct Names {
+    entries: ReadOnlyTable<NameKey, LinkValue>,
+    inodes: Rows<ReadOnlyTable<u64, &'static [u8]>, Node>,
+    /// `None`: the present.
+    past: Option<Past>,
+}
+
+struct Past {
+    at: Revision,
+    entry_history: ReadOnlyTable<PastNameKey, LinkValue>,
+    inode_history: Rows<ReadOnlyTable<(u64, u64), &'static [u8]>, Node>,
+}
+
+/// The children of a directory, in byte order of their names.
+type Children = Box<dyn Iterator<Item = Result<(String, Link), StorageError>>>;
+
+impl Names {
+    /// At the revision, which must lie within the kept past, or now.
+    pub fn open(transaction: &ReadTransaction, at: Option<Revision>) -> Result<Self, StorageError> {
+        let past = match at {
+            None => None,
+            Some(at) => Some(Past {
+                at,
+                entry_history: transaction.open_table(tables::ENTRY_HISTORY)?,
+                inode_history: read_stored(transaction, &tables::INODE_HISTORY)?,
+            }),
+        };
+        let entries = transaction.open_table(tables::ENTRIES)?;
+        Ok(Self { entries, inodes: read_stored(transaction, &tables::INODES)?, past })
+    }
+
+    /// What an inode was; `None` before it was made and after it was deleted.
+    pub fn node(&self, inode: Inode) -> Result<Option<Node>, StorageError> {
+        let present = self.inodes.get(inode.0)?;
+        let Some(past) = &self.past else { return Ok(present) };
+        if let Some(node) = present
+            && node.since <= past.at
+        {
+            return Ok(Some(node));
+        }
+        let history = &past.inode_history;
+        let later = history.table.range((inode.0, namespace::after(past.at))..=(inode.0, u64::MAX))?.next();
+        let Some((key, bytes)) = later.transpose()? else { return Ok(None) };
+        let node = history.decode(key.value(), bytes.value())?;
+        Ok(Some(node).filter(|node| node.since <= past.at))
+    }
+
+    fn child(&self, directory: Inode, name: &str) -> Result<Option<Link>, StorageError> {
+        let present = namespace::child(&self.entries, directory, name)?;
+        let Some(past) = &self.past else { return Ok(present) };
+        if let Some(link) = present
+            && link.since <= past.at
+        {
+            return Ok(Some(link));
+        }
+        let later = (directory.0, name, namespace::after(past.at))..=(directory.0, name, u64::MAX);
+        let Some((_, link)) = past.entry_history.range(later)?.next().transpose()? else { return Ok(None) };
+        Ok(Some(link_in(link.value())?).filter(|link| link.since <= past.at))
+    }
+
+    /// What is at the path.
+    pub fn find(&self, path: &Path) -> Result<(Inode, Node), Error> {
+        let not_found = || Rejected::EntryNotFound { path: path.clone() };
+        let mut link = Link { inode: Inode::ROOT, since: Revision(0), kind: EntryKind::Directory };
+        for (depth, segment) in path.segments().enumerate() {
+            if link.kind != EntryKind::Directory {
+                return Err(Rejected::NotADirectory { path: namespace::prefix(path, depth) }.into());
+            }
+            link = self.child(link.inode, segment)?.ok_or_else(not_found)?;
+        }
+        let node = self.node(link.inode)?.ok_or_else(not_found)?;
+        Ok((link.inode, node))
+    }
+
+    /// The directory at the path.
+    pub fn find_directory(&self, path: &Path) -> Result<Inode, Error> {
+        let (inode, node) = self.find(path)?;
+        match node.kind {
+            EntryKind::Directory => Ok(inode),
+            EntryKind::File => Err(Rejected::NotADirectory { path: path.clone() }.into()),
+        }
+    }
+
+    /// The path of an inode; `None` when it, or a directory above it, was deleted by then.
+    pub fn path_of(&self, inode: Inode, node: Node) -> Result<Option<Path>, StorageError> {
+        namespace::path_above(inode, node, |parent| self.node(parent))
+    }
+
+    /// The children of a directory whose names come after `after`.
+    pub fn children(&self, directory: Inode, after: Option<&str>) -> Result<Children, StorageError> {
+        let begin = match after {
+            Some(name) => Bound::Excluded((directory.0, name)),
+            None => Bound::Included((directory.0, "")),
+        };
+        let end = Bound::Excluded((directory.0.saturating_add(1), ""));
+        let present = self.entries.range((begin, end))?.map(|row| {
+            let (key, link) = row?;
+            Ok((key.value().1.to_owned(), link_in(link.value())?))
+        });
+        let Some(past) = &self.past else { return Ok(Box::new(present)) };
+        let at = past.at;
+        let begin = match after {
+            Some(name) => Bound::Excluded((directory.0, name, u64::MAX)),
+            None => Bound::Included((directory.0, "", 0)),
+        };
+        let end = Bound::Excluded((directory.0.saturating_add(1), "", 0));
+        let ended = past.entry_history.range((begin, end))?.filter_map(move |row| {
+            let there = row.map_err(StorageError::from).and_then(|(key, link)| {
+                let (_, name, ended) = key.value();
+                let link = link_in(link.value())?;
+                Ok((ended > at.0 && link.since <= at).then(|| (name.to_owned(), link)))
+            });
+            there.transpose()
+        });
+        let present = present.filter(move |row| row.as_ref().map_or(true, |(_, link)| link.since <= at));
+        Ok(Box::new(merge(present, ended)))
+    }
+
+    /// The entry that a directory's child is.
+    pub fn entry(&self, directory: &Path, name: &str, link: Link) -> Result<Entry, StorageError> {
+        let damaged = |what| StorageError::Damaged { table: "entries", what };
+        let node = self.node(link.inode)?.ok_or(damaged("an entry has no inode"))?;
+        let path = directory.join(name).map_err(|_| damaged("a name is malformed"))?;
+        Ok(node.entry(link.inode, path))
+    }
+}
+
+/// Two sequences in the order of names as one.
+fn merge<E>(
+    a: impl Iterator<Item = Result<(String, Link), E>>,
+    b: impl Iterator<Item = Result<(String, Link), E>>,
+) -> impl Iterator<Item = Result<(String, Link), E>> {
+    let (mut a, mut b) = (a.peekable(), b.peekable());
+    std::iter::from_fn(move || match (a.peek(), b.peek()) {
+        (Some(Ok((left, _))), Some(Ok((right, _)))) if left > right => b.next(),
+        (Some(_), _) => a.next(),
+        (None, _) => b.next(),
+    })
+}

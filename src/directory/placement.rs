@@ -1,0 +1,76 @@
+//! Which servers make a group: every server gets its share, primaries too, and copies of a group stay in different zones
+//! where there are enough.
+//!
+//! The same servers always give the same groups, in whatever order they registered.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    cluster::Group,
+    types::{Epoch, GroupId, ServerId},
+};
+
+/// A server that may hold groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Candidate {
+    pub server: ServerId,
+    /// Empty: its own.
+    pub zone: String,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    member_of: u32,
+    primary_of: u32,
+}
+
+/// The first configuration of all groups: every member in sync, since there is nothing yet to be out of sync with.
+pub(super) fn place(candidates: &[Candidate], group_count: u32, copies: u32) -> Vec<Group> {
+    let mut loads: BTreeMap<&ServerId, Load> =
+        candidates.iter().map(|candidate| (&candidate.server, Load::default())).collect();
+    let mut groups = Vec::with_capacity(group_count as usize);
+    for group in 0..group_count {
+        let mut chosen: Vec<&Candidate> = Vec::new();
+        while chosen.len() < copies as usize {
+            let Some(next) = next_member(candidates, &chosen, &loads) else { break };
+            chosen.push(next);
+        }
+        for member in &chosen {
+            loads.entry(&member.server).or_default().member_of += 1;
+        }
+        let primary = chosen
+            .iter()
+            .map(|member| &member.server)
+            .min_by_key(|server| (loads.get(server).copied().unwrap_or_default().primary_of, *server));
+        if let Some(primary) = primary {
+            loads.entry(primary).or_default().primary_of += 1;
+        }
+        let mut members: Vec<ServerId> = chosen.iter().map(|member| member.server.clone()).collect();
+        members.sort_unstable();
+        groups.push(Group {
+            group: GroupId(group),
+            epoch: Epoch(1),
+            in_sync: members.clone(),
+            members,
+            primary: primary.cloned(),
+        });
+    }
+    groups
+}
+
+/// The server that is in the fewest groups, of those in the zones that hold the fewest of this group's copies.
+fn next_member<'c>(
+    candidates: &'c [Candidate],
+    chosen: &[&Candidate],
+    loads: &BTreeMap<&ServerId, Load>,
+) -> Option<&'c Candidate> {
+    let zone = |candidate: &Candidate| {
+        if candidate.zone.is_empty() { candidate.server.to_string() } else { format!("zone {}", candidate.zone) }
+    };
+    let free = candidates.iter().filter(|candidate| chosen.iter().all(|member| member.server != candidate.server));
+    free.min_by_key(|candidate| {
+        let same_zone = chosen.iter().filter(|member| zone(member) == zone(candidate)).count();
+        let load = loads.get(&candidate.server).copied().unwrap_or_default();
+        (same_zone, load.member_of, candidate.server.clone())
+    })
+}

@@ -1,0 +1,177 @@
+//! The state machine: `apply` takes one command after another and gives each the same result everywhere.
+//!
+//! No clock, no randomness, no I/O but the tables: time and ids come with the command. All checks of a command are made
+//! before its first change, so a rejected command has changed nothing and has no revision.
+
+use std::path::Path as FilePath;
+
+use redb::{ReadableDatabase, StorageBackend, WriteTransaction};
+
+use crate::types::{Revision, Timestamp};
+
+use super::{
+    blobs,
+    command::{Command, Outcome},
+    commit,
+    copy::{self, Copy},
+    edit::{self, Move},
+    error::{Error, Rejected, StorageError},
+    fence, membership,
+    merge::{self, Merge},
+    model::Cluster,
+    retention,
+    tables::{self, Tables},
+    view::View,
+    writes::{self, Asked},
+};
+
+/// The Directory's state on disk.
+pub struct Database {
+    database: redb::Database,
+}
+
+/// What became of one command of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The revision that the answer reflects: the command's own if it changed anything.
+    pub revision: Revision,
+    pub result: Result<Outcome, Rejected>,
+}
+
+impl Database {
+    /// Opens the file, or makes it. Blocking.
+    pub fn open(path: &FilePath) -> Result<Self, StorageError> {
+        Self::prepare(redb::Database::create(path)?)
+    }
+
+    /// On anything that can hold bytes: memory, or a simulated disk.
+    pub fn open_backend(backend: impl StorageBackend) -> Result<Self, StorageError> {
+        Self::prepare(redb::Database::builder().create_with_backend(backend)?)
+    }
+
+    fn prepare(database: redb::Database) -> Result<Self, StorageError> {
+        let transaction = database.begin_write()?;
+        tables::check_format(&transaction)?;
+        Tables::open(&transaction)?.close()?;
+        transaction.commit()?;
+        Ok(Self { database })
+    }
+
+    /// Everything that has been applied, and nothing of what is being applied.
+    pub fn view(&self) -> Result<View, StorageError> {
+        View::new(self.database.begin_read()?)
+    }
+
+    /// Applies the commands one after another and makes them durable together. Blocking.
+    ///
+    /// After an error none of them has happened, or all of them: the caller must not go on before it knows.
+    pub fn apply(&self, now: Timestamp, commands: &[Command]) -> Result<Vec<Applied>, StorageError> {
+        let transaction = self.database.begin_write()?;
+        let (applied, changed) = apply_all(&transaction, now, commands)?;
+        if changed {
+            transaction.commit()?;
+        } else {
+            transaction.abort()?;
+        }
+        Ok(applied)
+    }
+}
+
+fn apply_all(
+    transaction: &WriteTransaction,
+    now: Timestamp,
+    commands: &[Command],
+) -> Result<(Vec<Applied>, bool), StorageError> {
+    let mut tables = Tables::open(transaction)?;
+    let before = tables.state.revision;
+    let mut applied = Vec::with_capacity(commands.len());
+    for command in commands {
+        let time = now.max(tables.state.time);
+        let revision = Revision(tables.state.revision.0 + 1);
+        let result = match apply(&mut tables, revision, time, command) {
+            Ok(Effect::Changed(outcome)) => {
+                tables.state.revision = revision;
+                tables.state.time = time;
+                Ok(outcome)
+            }
+            Ok(Effect::Nothing(outcome)) => Ok(outcome),
+            Err(Error::Rejected(rejected)) => Err(rejected),
+            Err(Error::Storage(error)) => return Err(error),
+        };
+        applied.push(Applied { revision: tables.state.revision, result });
+    }
+    let changed = tables.state.revision != before;
+    tables.close()?;
+    Ok((applied, changed))
+}
+
+/// What an accepted command did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// It has a revision now.
+    Changed(Outcome),
+    /// All was so already; the tables are as they were.
+    Nothing(Outcome),
+}
+
+/// Applies one command at this revision and time.
+pub(super) fn apply(
+    tables: &mut Tables,
+    revision: Revision,
+    time: Timestamp,
+    command: &Command,
+) -> Result<Effect, Error> {
+    tables.revision = revision;
+    tables.time = time;
+    tables.change_count = 0;
+    let Some(asked) = Asked::of(command) else { return dispatch(tables, command) };
+    if let Some(outcome) = writes::recall(tables, asked)? {
+        return Ok(Effect::Nothing(outcome));
+    }
+    let effect = dispatch(tables, command)?;
+    if let Effect::Changed(outcome) = &effect {
+        writes::remember(tables, asked, outcome)?;
+    }
+    Ok(effect)
+}
+
+fn dispatch(tables: &mut Tables, command: &Command) -> Result<Effect, Error> {
+    if let Command::Bootstrap { cluster, lock_key, settings } = command {
+        let (cluster, lock_key, settings) = (*cluster, *lock_key, settings.clone());
+        return membership::bootstrap(tables, Cluster { cluster, lock_key, settings });
+    }
+    tables.cluster()?;
+    match command {
+        Command::Bootstrap { .. } => Ok(Effect::Nothing(Outcome::Done)),
+        Command::ChangeSettings { settings } => membership::change_settings(tables, settings),
+        Command::CreateDirectory { path, parents, mode, .. } => edit::create_directory(tables, path, *parents, *mode),
+        Command::UpdateEntry { path, changes, .. } => edit::update(tables, path, changes),
+        Command::MoveEntry { from, to, replace, from_precondition, to_precondition, .. } => {
+            edit::move_entry(tables, Move { from, to, replace: *replace, from_precondition, to_precondition })
+        }
+        Command::CopyEntry { write_id, from, from_version, to, replace, to_precondition } => {
+            let (write_id, from_version, replace) = (*write_id, *from_version, *replace);
+            copy::copy_entry(tables, Copy { write_id, from, from_version, to, replace, to_precondition })
+        }
+        Command::DeleteEntry { path, force, precondition, .. } => edit::delete(tables, path, *force, precondition),
+        Command::RestoreVersion { write_id, path, version, precondition } => {
+            copy::restore_version(tables, *write_id, path, *version, precondition)
+        }
+        Command::CommitWrite { primary, commit } => commit::commit_write(tables, primary, commit),
+        Command::MergeExtents { primary, group, epoch, inode, prefix, merged, begin_time } => {
+            let (group, epoch, inode, merged, begin_time) = (*group, *epoch, *inode, *merged, *begin_time);
+            merge::merge_extents(tables, Merge { primary, group, epoch, inode, prefix, merged, begin_time })
+        }
+        Command::SettleBlob { blob, .. } => blobs::settle(tables, *blob),
+        Command::RaiseFence { path, token } => fence::raise_by_lock_service(tables, path, *token),
+        Command::RegisterServer { registration } => membership::register(tables, registration),
+        Command::MarkDown { server } => membership::mark_down(tables, server),
+        Command::MarkUp { server } => membership::mark_up(tables, server),
+        Command::EvictReplica { primary, suspect, groups } => membership::evict(tables, primary, suspect, groups),
+        Command::AddInSync { primary, group, epoch, member } => {
+            membership::add_in_sync(tables, primary, *group, *epoch, member)
+        }
+        Command::ConfirmDeleted { server, blobs } => blobs::confirm_deleted(tables, server, blobs),
+        Command::Collect { limit } => retention::collect(tables, *limit),
+    }
+}
