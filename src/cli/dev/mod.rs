@@ -48,7 +48,7 @@ pub struct DevArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(FILESERVERS_MAX)))]
     fileservers: Option<u32>,
     /// Port of the Directory; the Lock service and the file servers take the ones after it
-    #[arg(long, value_name = "PORT", default_value_t = 7070, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, env = "DFS_DEV_BASE_PORT", value_name = "PORT", default_value_t = 7070, value_parser = clap::value_parser!(u16).range(1..))]
     base_port: u16,
     /// Leave the servers running and return; `dev status` and `dev stop` are for these
     #[arg(long)]
