@@ -6,7 +6,7 @@
 
 use redb::{ReadOnlyTable, ReadTransaction};
 
-use crate::types::{Extent, Inode, Path, Revision, Timestamp, Version};
+use crate::types::{AsOf, Extent, Inode, Path, Revision, Timestamp, Version};
 
 use super::{
     command::Settings,
@@ -15,16 +15,6 @@ use super::{
     names::Names,
     tables::{self, Rows, read_stored},
 };
-
-/// The moment to look at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AsOf {
-    #[default]
-    Now,
-    Revision(Revision),
-    /// After the last mutation up to this time.
-    Time(Timestamp),
-}
 
 /// A file, by one of its names.
 #[derive(Clone, Debug, PartialEq, Eq)]

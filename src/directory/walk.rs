@@ -3,13 +3,13 @@
 //! The walk stays at one revision, so that its pages fit together whatever happens meanwhile; each page may come from
 //! another view. A walk that is slower than the past is kept ends with `TooLongAgo`.
 
-use crate::types::{Inode, Path, Revision};
+use crate::types::{AsOf, Inode, Path, Revision};
 
 use super::{
     error::{Error, StorageError},
     model::{EntryKind, LookedUp, Page},
     names::Names,
-    view::{AsOf, View},
+    view::View,
 };
 
 /// How far a walk has come.

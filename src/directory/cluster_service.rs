@@ -1,0 +1,170 @@
+//! The `Cluster` service: who belongs to the cluster, and how it is.
+
+use std::time::Instant;
+
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    Directory, Door, clock,
+    command::{Command, ServerKind},
+    convert,
+    error::Rejected,
+    health::{self, Health},
+    heartbeat,
+    lease::{HEARTBEAT_INTERVAL, LEASE, Stats},
+    mutations, report,
+};
+use crate::{
+    cluster::{Server, ServerState},
+    convert::cluster_id,
+    pb,
+    status::Failure,
+};
+
+pub struct ClusterService(pub Door);
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl pb::cluster_server::Cluster for ClusterService {
+    type HeartbeatStream = ReceiverStream<Result<pb::HeartbeatResponse, Status>>;
+
+    async fn register_server(&self, request: Request<pb::RegisterServerRequest>) -> Answer<pb::RegisterServerResponse> {
+        Ok(Response::new(register(self.0.enter()?, request.get_ref()).await?))
+    }
+
+    async fn heartbeat(&self, request: Request<Streaming<pb::HeartbeatRequest>>) -> Answer<Self::HeartbeatStream> {
+        let directory = self.0.enter()?.clone();
+        let beats = request.into_inner();
+        let streams = directory.streams.clone();
+        Ok(Response::new(streams.start(|sink| heartbeat::serve(directory, beats, sink))?))
+    }
+
+    async fn get_cluster_status(
+        &self,
+        _: Request<pb::GetClusterStatusRequest>,
+    ) -> Answer<pb::GetClusterStatusResponse> {
+        Ok(Response::new(status(self.0.enter()?).await?))
+    }
+
+    async fn list_servers(&self, _: Request<pb::ListServersRequest>) -> Answer<pb::ListServersResponse> {
+        let directory = self.0.enter()?;
+        let map = directory.cluster_map();
+        let list = |servers: &[Server]| servers.iter().map(Into::into).collect();
+        Ok(Response::new(pb::ListServersResponse {
+            header: directory.header_now(),
+            servers: map.servers.values().map(Into::into).collect(),
+            lock_servers: list(&map.lock_servers),
+            directory_servers: list(&map.directory_servers),
+        }))
+    }
+
+    async fn list_groups(&self, _: Request<pb::ListGroupsRequest>) -> Answer<pb::ListGroupsResponse> {
+        let directory = self.0.enter()?;
+        let groups = directory.cluster_map().groups.values().map(Into::into).collect();
+        Ok(Response::new(pb::ListGroupsResponse { header: directory.header_now(), groups }))
+    }
+
+    async fn report_suspect(&self, request: Request<pb::ReportSuspectRequest>) -> Answer<pb::ReportSuspectResponse> {
+        let directory = self.0.enter()?;
+        report::decide(directory, report::Report::try_from(request.get_ref())?).await?;
+        let cluster_map = Some((&directory.cluster_map()).into());
+        Ok(Response::new(pb::ReportSuspectResponse { header: directory.header_now(), cluster_map }))
+    }
+
+    async fn add_in_sync(&self, request: Request<pb::AddInSyncRequest>) -> Answer<pb::AddInSyncResponse> {
+        let directory = self.0.enter()?;
+        let group = crate::types::GroupId(request.get_ref().group);
+        let header = mutations::done(directory, convert::add_in_sync(request.get_ref())?).await?;
+        let group = directory.cluster_map().groups.get(&group).map(Into::into);
+        Ok(Response::new(pb::AddInSyncResponse { header, group }))
+    }
+}
+
+async fn register(
+    directory: &Directory,
+    request: &pb::RegisterServerRequest,
+) -> Result<pb::RegisterServerResponse, Failure> {
+    let registration = convert::registration(request)?;
+    if !request.cluster_id.is_empty() && cluster_id("cluster_id", &request.cluster_id)? != directory.cluster {
+        return Err(Rejected::OtherCluster.into());
+    }
+    let (kind, server, store) = (registration.kind, registration.server.clone(), registration.store);
+    if kind == ServerKind::Directory {
+        return Err(Failure::bad_argument("kind", "a Directory does not register with another"));
+    }
+    let taken = directory.leases().is_taken(&server, store, Instant::now());
+    if taken || directory.is_of_other_kind(&server, kind) {
+        return Err(Rejected::ServerIdTaken { server }.into());
+    }
+    if directory.leases().is_replaced(&server, store) && !directory.is_down(&server) {
+        // The process with the old folder is gone, or this one could not use its name: no need to wait for its lease.
+        directory.proposer.propose(Command::MarkDown { server: server.clone() }).await?;
+    }
+    let (revision, _) = directory.proposer.propose(Command::RegisterServer { registration }).await?;
+    let stats = Stats {
+        disk_used_bytes: request.disk_used_bytes,
+        disk_total_bytes: request.disk_total_bytes,
+        blob_count: request.blob_count,
+        read_only_reason: String::new(),
+    };
+    directory.leases().registered(server.clone(), store, stats, clock::now(), Instant::now());
+    tracing::info!(%server, ?kind, address = request.address, "a server has registered");
+    Ok(pb::RegisterServerResponse {
+        header: directory.header(revision),
+        heartbeat_interval_ms: HEARTBEAT_INTERVAL.as_millis() as u64,
+        lease_ms: LEASE.as_millis() as u64,
+        cluster_map: Some((&directory.cluster_map()).into()),
+        lock_key: match kind {
+            ServerKind::Lock => directory.lock_key.to_vec().into(),
+            ServerKind::Directory | ServerKind::FileServer => Default::default(),
+        },
+        directory_time: Some(directory.time().into()),
+    })
+}
+
+async fn status(directory: &Directory) -> Result<pb::GetClusterStatusResponse, Failure> {
+    let (counts, settings) = directory.reader.read(|view| Ok((view.counts()?, view.settings().cloned()))).await?;
+    let settings = settings.ok_or(Rejected::NotBootstrapped)?;
+    let map = directory.cluster_map();
+    let facts =
+        health::Facts { initial_fileservers: settings.initial_fileservers, garbage_blobs: counts.garbage_blobs };
+    let checks = health::checks(&map, facts);
+    let is_up = |server: &&Server| server.state != ServerState::Down;
+    Ok(pb::GetClusterStatusResponse {
+        header: directory.header_now(),
+        health: health_to_pb(health::overall(&checks)).into(),
+        checks: checks.into_iter().map(Into::into).collect(),
+        file_count: counts.files,
+        directory_count: counts.directories,
+        blob_count: counts.blobs,
+        garbage_blob_count: counts.garbage_blobs,
+        server_count: map.servers.len() as u32,
+        server_up_count: map.servers.values().filter(is_up).count() as u32,
+        group_count: map.group_count,
+        group_full_count: map.groups.values().filter(|group| group.in_sync.len() == group.members.len()).count() as u32,
+        copies: map.copies,
+        min_in_sync: map.min_in_sync,
+    })
+}
+
+fn health_to_pb(health: Health) -> pb::Health {
+    match health {
+        Health::Ok => pb::Health::Ok,
+        Health::Warn => pb::Health::Warn,
+        Health::Error => pb::Health::Error,
+    }
+}
+
+impl From<health::Check> for pb::HealthCheck {
+    fn from(check: health::Check) -> Self {
+        Self {
+            code: check.code.to_owned(),
+            health: health_to_pb(check.health).into(),
+            summary: check.summary,
+            hint: check.hint.to_owned(),
+            subjects: check.subjects,
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! How the cluster is, in words for the person who has to look after it.
+//!
+//! Pure: from the cluster map (with what the servers last said about themselves) and a few counts to a list of checks.
+//! A check that is fine says nothing, so that what is listed wants attention. Codes are stable, texts are not.
+
+use std::fmt::Display;
+
+use crate::cluster::{ClusterMap, Group, Server, ServerState};
+
+/// Share of a disk from which it is called nearly full, and full.
+const DISK_NEARLY_FULL_PERCENT: u64 = 85;
+const DISK_FULL_PERCENT: u64 = 95;
+/// Subjects named by one check; the summary has the whole number.
+const SUBJECTS_MAX: usize = 100;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Health {
+    Ok,
+    /// Everything works, but less may fail before it does not.
+    Warn,
+    /// Something cannot be read or written now.
+    Error,
+}
+
+/// Something that wants attention.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    pub code: &'static str,
+    pub health: Health,
+    pub summary: String,
+    pub hint: &'static str,
+    pub subjects: Vec<String>,
+}
+
+/// What the checks look at beside the map.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// File servers without which no groups are made.
+    pub initial_fileservers: u32,
+    pub garbage_blobs: u64,
+}
+
+/// What wants attention, worst first.
+pub fn checks(map: &ClusterMap, facts: Facts) -> Vec<Check> {
+    let mut checks: Vec<Check> = [servers(map), groups(map), disks(map), lock(map), garbage(map, facts)].concat();
+    checks.extend(not_begun(map, facts));
+    checks.sort_by_key(|check| std::cmp::Reverse(check.health));
+    checks
+}
+
+/// As healthy as the worst check.
+pub fn overall(checks: &[Check]) -> Health {
+    checks.iter().map(|check| check.health).max().unwrap_or(Health::Ok)
+}
+
+fn check<S: Display>(
+    code: &'static str,
+    health: Health,
+    summary: String,
+    hint: &'static str,
+    subjects: impl Iterator<Item = S>,
+) -> Check {
+    Check { code, health, summary, hint, subjects: subjects.take(SUBJECTS_MAX).map(|name| name.to_string()).collect() }
+}
+
+fn not_begun(map: &ClusterMap, facts: Facts) -> Option<Check> {
+    let (have, needed) = (map.servers.len(), facts.initial_fileservers);
+    (map.group_count == 0).then(|| {
+        let summary = format!("{have} of {needed} file servers have registered: nothing can be stored yet");
+        let hint = "start the missing file servers; groups are made as soon as there are enough";
+        check("TOO_FEW_SERVERS", Health::Error, summary, hint, map.servers.keys())
+    })
+}
+
+fn servers(map: &ClusterMap) -> Vec<Check> {
+    let down: Vec<&Server> = map.servers.values().filter(|server| server.state == ServerState::Down).collect();
+    if down.is_empty() {
+        return Vec::new();
+    }
+    let summary = format!("{} of {} file servers are down", down.len(), map.servers.len());
+    let hint = "start them again, or look why they cannot reach the Directory; they catch up by themselves";
+    vec![check("SERVER_DOWN", Health::Warn, summary, hint, down.iter().map(|server| &server.server))]
+}
+
+fn is_up(map: &ClusterMap, group: &Group) -> usize {
+    let up = |id| map.servers.get(id).is_some_and(|server| server.state != ServerState::Down);
+    group.in_sync.iter().filter(|id| up(id)).count()
+}
+
+fn groups(map: &ClusterMap) -> Vec<Check> {
+    let all = || map.groups.values();
+    let ids = |groups: &[&Group]| groups.iter().map(|group| group.group).collect::<Vec<_>>().into_iter();
+    let min_in_sync = map.min_in_sync as usize;
+    let headless: Vec<&Group> = all().filter(|group| group.primary.is_none()).collect();
+    let stuck: Vec<&Group> = all().filter(|group| group.primary.is_some() && is_up(map, group) < min_in_sync).collect();
+    let short: Vec<&Group> = all()
+        .filter(|group| group.primary.is_some() && is_up(map, group) >= min_in_sync)
+        .filter(|group| group.in_sync.len() < group.members.len() || is_up(map, group) < group.in_sync.len())
+        .collect();
+    let mut checks = Vec::new();
+    if !headless.is_empty() {
+        let summary =
+            format!("{} groups have no live primary: their files can neither be written nor read", headless.len());
+        let hint = "start a server of these groups that was in sync; only those hold everything that was acknowledged";
+        checks.push(check("GROUP_WITHOUT_PRIMARY", Health::Error, summary, hint, ids(&headless)));
+    }
+    if !stuck.is_empty() {
+        let summary =
+            format!("{} groups have fewer than {min_in_sync} live servers in sync: they can only be read", stuck.len());
+        let hint = "start the servers that are down; writes go on as soon as enough of them have caught up";
+        checks.push(check("GROUP_BELOW_MINIMUM", Health::Error, summary, hint, ids(&stuck)));
+    }
+    if !short.is_empty() {
+        let summary = format!("{} groups have fewer copies in sync than they should", short.len());
+        let hint = "nothing to do while servers catch up; else start the servers that are down";
+        checks.push(check("GROUP_SHORT", Health::Warn, summary, hint, ids(&short)));
+    }
+    checks
+}
+
+fn percent_used(server: &Server) -> u64 {
+    let (used, total) = (u128::from(server.disk_used_bytes), u128::from(server.disk_total_bytes));
+    (used * 100).checked_div(total).unwrap_or(0) as u64
+}
+
+fn disks(map: &ClusterMap) -> Vec<Check> {
+    let up = || map.servers.values().filter(|server| server.state != ServerState::Down);
+    let mut checks = Vec::new();
+    let read_only: Vec<&Server> = up().filter(|server| !server.read_only_reason.is_empty()).collect();
+    if let Some(first) = read_only.first() {
+        let summary = format!("{} file servers take no writes: {}", read_only.len(), first.read_only_reason);
+        let hint = "free space on their disks, or replace a failing disk, then start them again";
+        checks.push(check(
+            "SERVER_READ_ONLY",
+            Health::Error,
+            summary,
+            hint,
+            read_only.iter().map(|server| &server.server),
+        ));
+    }
+    let between = |low: u64, high: u64| up().filter(move |server| (low..high).contains(&percent_used(server)));
+    let hint = "add disk space, or let fewer old versions be kept";
+    for (code, health, low, high) in [
+        ("DISK_FULL", Health::Error, DISK_FULL_PERCENT, u64::MAX),
+        ("DISK_NEARLY_FULL", Health::Warn, DISK_NEARLY_FULL_PERCENT, DISK_FULL_PERCENT),
+    ] {
+        let count = between(low, high).count();
+        if count > 0 {
+            let summary = format!("the disks of {count} file servers are more than {low} % full");
+            checks.push(check(code, health, summary, hint, between(low, high).map(|server| &server.server)));
+        }
+    }
+    checks
+}
+
+fn lock(map: &ClusterMap) -> Vec<Check> {
+    let hint = "start dfs-lock; writes that name if_version, and appends, go on without it";
+    let problem = if map.lock_servers.is_empty() {
+        ("LOCK_MISSING", "no Lock service has registered: locks cannot be taken")
+    } else if map.lock_servers.iter().all(|server| server.state == ServerState::Down) {
+        ("LOCK_DOWN", "the Lock service is down: locks cannot be taken")
+    } else {
+        return Vec::new();
+    };
+    let names = map.lock_servers.iter().map(|server| &server.server);
+    vec![check(problem.0, Health::Error, problem.1.to_owned(), hint, names)]
+}
+
+/// Garbage is nothing to worry about, unless those who should delete it are away.
+fn garbage(map: &ClusterMap, facts: Facts) -> Vec<Check> {
+    let down = || map.servers.values().filter(|server| server.state == ServerState::Down);
+    if facts.garbage_blobs == 0 || down().next().is_none() {
+        return Vec::new();
+    }
+    let summary =
+        format!("{} blobs that nobody needs wait to be deleted by servers that are down", facts.garbage_blobs);
+    let hint = "they are deleted when the servers are back; until then they take space on them";
+    vec![check("GARBAGE_WAITING", Health::Warn, summary, hint, down().map(|server| &server.server))]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{ClusterId, Epoch, GroupId, ServerId};
+
+    const FACTS: Facts = Facts { initial_fileservers: 3, garbage_blobs: 0 };
+
+    fn id(name: &str) -> ServerId {
+        name.parse().unwrap()
+    }
+
+    fn a_server(name: &str) -> Server {
+        Server {
+            server: id(name),
+            state: ServerState::Up,
+            address: format!("{name}:7072"),
+            external_address: String::new(),
+            zone: String::new(),
+            disk_used_bytes: 10,
+            disk_total_bytes: 100,
+            blob_count: 0,
+            last_seen: None,
+            software_version: String::new(),
+            read_only_reason: String::new(),
+        }
+    }
+
+    fn a_healthy_map() -> ClusterMap {
+        let members: Vec<ServerId> = ["a", "b", "c"].map(id).to_vec();
+        let group = Group {
+            group: GroupId(0),
+            epoch: Epoch(1),
+            primary: Some(id("a")),
+            in_sync: members.clone(),
+            members: members.clone(),
+        };
+        ClusterMap {
+            map_version: 1,
+            cluster: ClusterId::random(),
+            group_count: 1,
+            groups: [(GroupId(0), group)].into(),
+            servers: ["a", "b", "c"].map(|name| (id(name), a_server(name))).into(),
+            lock_servers: vec![a_server("lock-1")],
+            directory_servers: vec![],
+            copies: 3,
+            min_in_sync: 2,
+        }
+    }
+
+    fn take_down(map: &mut ClusterMap, names: &[&str]) {
+        for name in names {
+            map.servers.get_mut(&id(name)).unwrap().state = ServerState::Down;
+        }
+    }
+
+    fn expect_codes(map: &ClusterMap, facts: Facts, expected: &[(&str, Health)]) {
+        let found = checks(map, facts);
+        let codes: Vec<_> = found.iter().map(|check| (check.code, check.health)).collect();
+        assert_eq!(codes, expected);
+        assert!(found.iter().all(|check| !check.summary.is_empty() && !check.hint.is_empty()));
+    }
+
+    #[test]
+    fn a_healthy_cluster_has_nothing_to_say() {
+        expect_codes(&a_healthy_map(), FACTS, &[]);
+        assert_eq!(overall(&[]), Health::Ok);
+    }
+
+    #[test]
+    fn one_lost_server_is_a_warning_two_are_an_error() {
+        let mut map = a_healthy_map();
+        take_down(&mut map, &["c"]);
+        expect_codes(&map, FACTS, &[("SERVER_DOWN", Health::Warn), ("GROUP_SHORT", Health::Warn)]);
+        take_down(&mut map, &["b"]);
+        expect_codes(&map, FACTS, &[("GROUP_BELOW_MINIMUM", Health::Error), ("SERVER_DOWN", Health::Warn)]);
+        map.groups.get_mut(&GroupId(0)).unwrap().primary = None;
+        expect_codes(&map, FACTS, &[("GROUP_WITHOUT_PRIMARY", Health::Error), ("SERVER_DOWN", Health::Warn)]);
+        assert_eq!(overall(&checks(&map, FACTS)), Health::Error);
+    }
+
+    #[test]
+    fn without_groups_it_says_how_many_servers_are_missing() {
+        let mut map = a_healthy_map();
+        map.groups.clear();
+        map.group_count = 0;
+        map.servers.remove(&id("c"));
+        expect_codes(&map, FACTS, &[("TOO_FEW_SERVERS", Health::Error)]);
+        assert!(checks(&map, FACTS)[0].summary.starts_with("2 of 3 "));
+    }
+
+    #[test]
+    fn full_and_read_only_disks_are_named() {
+        let mut map = a_healthy_map();
+        map.servers.get_mut(&id("a")).unwrap().disk_used_bytes = 90;
+        map.servers.get_mut(&id("b")).unwrap().disk_used_bytes = 99;
+        map.servers.get_mut(&id("c")).unwrap().read_only_reason = "fsync failed".into();
+        let expected =
+            [("SERVER_READ_ONLY", Health::Error), ("DISK_FULL", Health::Error), ("DISK_NEARLY_FULL", Health::Warn)];
+        expect_codes(&map, FACTS, &expected);
+        let subjects: Vec<String> = checks(&map, FACTS).into_iter().flat_map(|check| check.subjects).collect();
+        assert_eq!(subjects, ["c", "b", "a"]);
+    }
+
+    #[test]
+    fn a_lock_service_is_missed() {
+        let mut map = a_healthy_map();
+        map.lock_servers[0].state = ServerState::Down;
+        expect_codes(&map, FACTS, &[("LOCK_DOWN", Health::Error)]);
+        map.lock_servers.clear();
+        expect_codes(&map, FACTS, &[("LOCK_MISSING", Health::Error)]);
+    }
+
+    #[test]
+    fn garbage_is_mentioned_only_when_it_cannot_go() {
+        let mut map = a_healthy_map();
+        let facts = Facts { garbage_blobs: 5, ..FACTS };
+        expect_codes(&map, facts, &[]);
+        take_down(&mut map, &["c"]);
+        let codes: Vec<_> = checks(&map, facts).iter().map(|check| check.code).collect();
+        assert!(codes.contains(&"GARBAGE_WAITING"), "{codes:?}");
+    }
+}

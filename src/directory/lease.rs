@@ -1,0 +1,250 @@
+//! Who has been heard of lately: the leases of the cluster's servers, and what they said about themselves.
+//!
+//! No clock here: `now` is always given. What is kept is memory alone. A Directory that restarts gives every server a
+//! fresh lease before it judges it, and so does one that was itself stopped for a while: the beats that it missed then
+//! say nothing about who sent them.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    cluster::Server,
+    types::{ServerId, StoreId, Timestamp},
+};
+
+/// How often a server beats at least.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// A server that is silent for as long is down.
+pub const LEASE: Duration = Duration::from_secs(3);
+/// A judge who was away for longer than this was stopped, and judges nobody until a lease later.
+const STALL_MAX: Duration = Duration::from_secs(1);
+
+/// What a server says about itself with every beat; kept in memory, never in the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub disk_used_bytes: u64,
+    pub disk_total_bytes: u64,
+    pub blob_count: u64,
+    /// Why its store takes no writes; empty: it does.
+    pub read_only_reason: String,
+}
+
+/// What is remembered about one server.
+#[derive(Debug)]
+struct Known {
+    store: StoreId,
+    stats: Stats,
+    /// `None`: not since the Directory started.
+    last_seen: Option<Timestamp>,
+    expires: Instant,
+    /// Open heartbeat streams: more than one while a server connects again before its old connection is noticed dead.
+    streams: u32,
+}
+
+/// Whether a beat counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beat {
+    Counted,
+    /// Nobody registered under this name, or somebody with another data folder.
+    NotRegistered,
+}
+
+#[derive(Debug)]
+pub struct Table {
+    servers: BTreeMap<ServerId, Known>,
+    last_judged: Instant,
+}
+
+impl Table {
+    /// Every server known from before has a fresh lease.
+    pub fn new(servers: impl IntoIterator<Item = (ServerId, StoreId)>, now: Instant) -> Self {
+        let mut table = Self { servers: BTreeMap::new(), last_judged: now };
+        for (server, store) in servers {
+            table.insert(server, store, Stats::default(), None, now);
+        }
+        table
+    }
+
+    fn insert(&mut self, server: ServerId, store: StoreId, stats: Stats, seen: Option<Timestamp>, now: Instant) {
+        let streams = self.servers.get(&server).filter(|known| known.store == store).map_or(0, |known| known.streams);
+        self.servers.insert(server, Known { store, stats, last_seen: seen, expires: now + LEASE, streams });
+    }
+
+    /// A server has registered: its lease begins anew.
+    pub fn registered(&mut self, server: ServerId, store: StoreId, stats: Stats, seen: Timestamp, now: Instant) {
+        self.insert(server, store, stats, Some(seen), now);
+    }
+
+    /// A beat renews the lease.
+    pub fn heard(&mut self, server: &ServerId, store: StoreId, stats: Stats, seen: Timestamp, now: Instant) -> Beat {
+        match self.servers.get_mut(server) {
+            Some(known) if known.store == store => {
+                known.expires = now + LEASE;
+                known.stats = stats;
+                known.last_seen = Some(seen);
+                Beat::Counted
+            }
+            Some(_) | None => Beat::NotRegistered,
+        }
+    }
+
+    /// A heartbeat stream has begun.
+    pub fn connected(&mut self, server: &ServerId, store: StoreId) {
+        if let Some(known) = self.servers.get_mut(server).filter(|known| known.store == store) {
+            known.streams += 1;
+        }
+    }
+
+    /// A heartbeat stream has ended. The lease goes on: who connects again within it loses nothing.
+    pub fn disconnected(&mut self, server: &ServerId, store: StoreId) {
+        if let Some(known) = self.servers.get_mut(server).filter(|known| known.store == store) {
+            known.streams = known.streams.saturating_sub(1);
+        }
+    }
+
+    /// Whether the server is known with another data folder than `store`.
+    pub fn is_replaced(&self, server: &ServerId, store: StoreId) -> bool {
+        self.servers.get(server).is_some_and(|known| known.store != store)
+    }
+
+    /// Whether a live process with another data folder than `store` goes by this name.
+    pub fn is_taken(&self, server: &ServerId, store: StoreId, now: Instant) -> bool {
+        let alive = |known: &Known| known.streams > 0 && known.expires > now;
+        self.is_replaced(server, store) && self.servers.get(server).is_some_and(alive)
+    }
+
+    /// Fills in what the server last said about itself.
+    pub fn describe(&self, server: &mut Server) {
+        if let Some(known) = self.servers.get(&server.server) {
+            server.disk_used_bytes = known.stats.disk_used_bytes;
+            server.disk_total_bytes = known.stats.disk_total_bytes;
+            server.blob_count = known.stats.blob_count;
+            server.read_only_reason.clone_from(&known.stats.read_only_reason);
+            server.last_seen = known.last_seen;
+        }
+    }
+
+    /// Those whose lease has run out.
+    pub fn expired(&mut self, now: Instant) -> Vec<ServerId> {
+        let away = now.saturating_duration_since(self.last_judged);
+        self.last_judged = now;
+        if away > STALL_MAX {
+            for known in self.servers.values_mut() {
+                known.expires = now + LEASE;
+            }
+        }
+        let expired = self.servers.iter().filter(|(_, known)| known.expires <= now);
+        expired.map(|(server, _)| server.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TICK: Duration = Duration::from_millis(100);
+
+    struct Setup {
+        table: Table,
+        now: Instant,
+        server: ServerId,
+        store: StoreId,
+    }
+
+    fn a_table_with_one_server() -> Setup {
+        let (server, store, now): (ServerId, _, _) = ("a".parse().unwrap(), StoreId::random(), Instant::now());
+        Setup { table: Table::new([(server.clone(), store)], now), now, server, store }
+    }
+
+    impl Setup {
+        fn beat(&mut self) -> Beat {
+            self.table.heard(&self.server, self.store, Stats::default(), Timestamp(1), self.now)
+        }
+
+        /// Lets time pass as the judge sees it, tick by tick.
+        fn pass(&mut self, duration: Duration) -> Vec<ServerId> {
+            let end = self.now + duration;
+            let mut expired = Vec::new();
+            while self.now < end {
+                self.now += TICK;
+                expired = self.table.expired(self.now);
+            }
+            expired
+        }
+    }
+
+    #[test]
+    fn a_silent_server_is_down_after_its_lease_and_not_before() {
+        let mut setup = a_table_with_one_server();
+        assert_eq!(setup.pass(LEASE - TICK), []);
+        assert_eq!(setup.pass(TICK), [setup.server.clone()]);
+    }
+
+    #[test]
+    fn a_beat_renews_the_lease() {
+        let mut setup = a_table_with_one_server();
+        for _ in 0..10 {
+            assert_eq!(setup.pass(LEASE - TICK), []);
+            assert_eq!(setup.beat(), Beat::Counted);
+        }
+    }
+
+    #[test]
+    fn a_server_that_connects_again_within_its_lease_stays() {
+        let mut setup = a_table_with_one_server();
+        setup.table.connected(&setup.server, setup.store);
+        setup.table.disconnected(&setup.server, setup.store);
+        assert_eq!(setup.pass(LEASE - TICK), []);
+        setup.table.connected(&setup.server, setup.store);
+        assert_eq!(setup.beat(), Beat::Counted);
+        assert_eq!(setup.pass(LEASE - TICK), []);
+    }
+
+    #[test]
+    fn a_judge_that_was_stopped_judges_nobody_by_it() {
+        let mut setup = a_table_with_one_server();
+        setup.now += 10 * LEASE;
+        assert_eq!(setup.table.expired(setup.now), []);
+        assert_eq!(setup.pass(LEASE - TICK), []);
+        assert_eq!(setup.pass(TICK), [setup.server.clone()]);
+    }
+
+    #[test]
+    fn a_beat_from_another_data_folder_does_not_count() {
+        let mut setup = a_table_with_one_server();
+        setup.store = StoreId::random();
+        assert_eq!(setup.beat(), Beat::NotRegistered);
+        let stranger = "b".parse().unwrap();
+        assert_eq!(
+            setup.table.heard(&stranger, setup.store, Stats::default(), Timestamp(1), setup.now),
+            Beat::NotRegistered
+        );
+        assert_eq!(setup.pass(LEASE), [setup.server.clone()]);
+    }
+
+    #[test]
+    fn a_name_is_taken_only_while_its_server_is_connected_and_alive() {
+        let mut setup = a_table_with_one_server();
+        let other = StoreId::random();
+        assert!(!setup.table.is_taken(&setup.server, other, setup.now));
+        setup.table.connected(&setup.server, setup.store);
+        assert!(setup.table.is_taken(&setup.server, other, setup.now));
+        assert!(!setup.table.is_taken(&setup.server, setup.store, setup.now));
+        setup.pass(LEASE);
+        assert!(!setup.table.is_taken(&setup.server, other, setup.now));
+    }
+
+    #[test]
+    fn registering_with_another_folder_forgets_the_old_streams() {
+        let mut setup = a_table_with_one_server();
+        setup.table.connected(&setup.server, setup.store);
+        let (old, new) = (setup.store, StoreId::random());
+        setup.table.registered(setup.server.clone(), new, Stats::default(), Timestamp(2), setup.now);
+        setup.table.disconnected(&setup.server, old);
+        assert!(!setup.table.is_taken(&setup.server, old, setup.now));
+        setup.table.connected(&setup.server, new);
+        assert!(setup.table.is_taken(&setup.server, old, setup.now));
+    }
+}

@@ -1,0 +1,70 @@
+//! Looks at the state, off the threads that serve the network.
+//!
+//! A look sees everything that was acknowledged before it began, since commands are durable and in the tables before
+//! they are answered: reads are linearizable without asking the proposer.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Semaphore;
+
+use super::{
+    error::{Error, Rejected},
+    state::Database,
+    view::View,
+};
+
+/// Looks at the same time; more would only wait for each other's disk and processor.
+const LOOKS_MAX: usize = 64;
+/// How long a look waits for its turn.
+const QUEUE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Why a look has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+    #[error("the Directory has more to do than it can")]
+    Overloaded,
+    /// Logged where it happened.
+    #[error("the Directory cannot read its tables")]
+    Broken,
+}
+
+#[derive(Clone)]
+pub struct Reader {
+    database: Arc<Database>,
+    turns: Arc<Semaphore>,
+}
+
+impl Reader {
+    pub fn new(database: Arc<Database>) -> Self {
+        Self { database, turns: Arc::new(Semaphore::new(LOOKS_MAX)) }
+    }
+
+    /// Runs `look` on the newest durable state.
+    pub async fn read<T, F>(&self, look: F) -> Result<T, ReadError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&View) -> Result<T, Error> + Send + 'static,
+    {
+        let turn = tokio::time::timeout(QUEUE_DEADLINE, self.turns.clone().acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(ReadError::Overloaded) };
+        let database = self.database.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            look(&database.view()?)
+        });
+        match looked.await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(Error::Rejected(rejected))) => Err(ReadError::Rejected(rejected)),
+            Ok(Err(Error::Storage(error))) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the tables cannot be read");
+                Err(ReadError::Broken)
+            }
+            Err(error) => {
+                tracing::error!(%error, "a look at the tables did not end");
+                Err(ReadError::Broken)
+            }
+        }
+    }
+}

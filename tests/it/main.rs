@@ -1,0 +1,4 @@
+//! Real servers in one process, called as a client would; each module shows one behaviour.
+
+mod common;
+mod directory;
