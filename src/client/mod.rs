@@ -33,7 +33,11 @@ mod entries;
 mod error;
 mod map;
 mod model;
+mod ranges;
+mod read;
 mod retry;
+mod source;
+mod write;
 
 use std::{
     sync::Arc,
@@ -49,6 +53,8 @@ pub use self::{
         Change, ChangeKind, ClusterStatus, Entry, EntryKind, FileServerStatus, Health, HealthCheck, Listed, Located,
         LockHolder, LockInfo, LockWaiter, QueuePosition, Receipt, Servers, VersionInfo,
     },
+    read::{ReadOptions, Reader},
+    write::{WriteOptions, Writer},
 };
 pub use crate::{
     cluster::{ClusterMap, Group, Server, ServerState},
