@@ -1,0 +1,62 @@
+//! What the store asks of a disk that may fail it: the seam at which tests put in a disk that does.
+
+use std::{
+    fs::File,
+    io::{self, IoSlice},
+    path::Path,
+};
+
+use crate::durable;
+
+/// Bytes of a file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// What an unprivileged process may still take.
+    pub free: u64,
+    pub total: u64,
+}
+
+/// Blocking.
+pub trait Disk: Send + Sync {
+    /// Writes all of `parts`, one after the other, from `position` on.
+    fn write(&self, file: &File, position: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()>;
+    fn sync(&self, file: &File) -> io::Result<()>;
+    fn space(&self, dir: &Path) -> io::Result<Space>;
+}
+
+/// The disk of this machine.
+#[derive(Debug)]
+pub struct LocalDisk;
+
+/// The kernel takes no more parts than this in one call.
+const PARTS_MAX: usize = 1024;
+
+impl Disk for LocalDisk {
+    fn write(&self, file: &File, mut position: u64, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        IoSlice::advance_slices(&mut parts, 0);
+        while !parts.is_empty() {
+            let some = parts.get(..PARTS_MAX).unwrap_or(parts);
+            let written = match rustix::io::pwritev(file, some, position) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => written,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            position += written as u64;
+            IoSlice::advance_slices(&mut parts, written);
+        }
+        Ok(())
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        durable::sync_file(file)
+    }
+
+    fn space(&self, dir: &Path) -> io::Result<Space> {
+        let stat = rustix::fs::statvfs(dir)?;
+        Ok(Space {
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+        })
+    }
+}

@@ -1,0 +1,456 @@
+//! Where everything is, in memory: blobs, their chunks, and how much of each segment still counts.
+//!
+//! Never the truth: a replay of the log makes the same index again. The writer and the replay both change it through
+//! the methods here, so they cannot come to different ends. A chunk takes 16 bytes, because there may be 10⁷ of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    record::{HEADER_LENGTH, record_length},
+    segment::{RECORDS_START, Segment},
+    types::{BlobRecord, DamagedChunk, DamagedRegion, Staged, StoreError},
+};
+use crate::types::{BlobId, GroupId, Inode, Version, WriteId, crc32c_combine};
+
+/// Where a record stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordAt {
+    pub segment: u32,
+    pub position: u32,
+}
+
+/// Where a chunk's record stands, and which part of the blob it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkAt {
+    pub at: RecordAt,
+    pub offset: u32,
+    pub length: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    pub inode: Inode,
+    pub version: Version,
+    pub at: RecordAt,
+}
+
+/// A blob that is complete and durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    pub group: GroupId,
+    pub write_id: WriteId,
+    pub length: u32,
+    pub checksum: u32,
+    /// `None` if the seal was lost to damage, and is known from what came after it.
+    pub seal_at: Option<RecordAt>,
+    pub published: Option<Published>,
+    /// The first segment that ever held anything of it, earlier copies that this one replaced included.
+    pub oldest_segment: u32,
+    /// In order; there are holes where chunks were lost to damage.
+    pub chunks: Box<[ChunkAt]>,
+}
+
+/// A blob that is being written.
+#[derive(Clone, Debug)]
+pub struct Open {
+    /// Tells this beginning from an earlier one of the same blob.
+    pub generation: u64,
+    pub group: GroupId,
+    pub write_id: WriteId,
+    pub begun: Instant,
+    /// What has been taken from the caller: bytes, and their CRC32C.
+    pub accepted: u64,
+    pub checksum: u32,
+    pub sealing: bool,
+    /// Why it cannot be sealed any more.
+    pub failed: Option<StoreError>,
+    /// What is in the log.
+    pub chunks: Vec<ChunkAt>,
+}
+
+impl Open {
+    pub fn new(generation: u64, group: GroupId, write_id: WriteId) -> Self {
+        Self {
+            generation,
+            group,
+            write_id,
+            begun: Instant::now(),
+            accepted: 0,
+            checksum: 0,
+            sealing: false,
+            failed: None,
+            chunks: Vec::new(),
+        }
+    }
+
+    pub fn accept(&mut self, length: u32, checksum: u32) {
+        self.checksum = crc32c_combine(self.checksum, checksum, u64::from(length));
+        self.accepted += u64::from(length);
+    }
+}
+
+/// A segment, and how much of it counts.
+#[derive(Debug)]
+pub struct SegmentUse {
+    pub segment: Arc<Segment>,
+    /// Where its records end.
+    pub end: u64,
+    /// Bytes of records that something in the index refers to.
+    pub live: u64,
+    /// Bytes of tombstones and markers.
+    pub tombstones: u64,
+    /// It has bytes that are no record; they are kept as they are.
+    pub damaged: bool,
+}
+
+impl SegmentUse {
+    pub fn new(segment: Arc<Segment>, end: u64) -> Self {
+        Self { segment, end, live: 0, tombstones: 0, damaged: false }
+    }
+
+    /// Bytes of records that nothing refers to any more.
+    pub fn garbage(&self) -> u64 {
+        self.end.saturating_sub(RECORDS_START + self.live + self.tombstones)
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Index {
+    sealed: HashMap<BlobId, Sealed>,
+    by_group: BTreeSet<(GroupId, BlobId)>,
+    pub open: HashMap<BlobId, Open>,
+    unpublished: HashMap<BlobId, Instant>,
+    pub segments: BTreeMap<u32, SegmentUse>,
+    /// Pieces of sealed blobs that cannot be served: (blob, offset) to length.
+    damaged: BTreeMap<(BlobId, u64), u64>,
+    pub regions: Vec<DamagedRegion>,
+    /// All that the index says of the log up to here is durable.
+    pub synced: LogPosition,
+}
+
+/// A place between two batches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogPosition {
+    pub at: RecordAt,
+    /// The last batch before it.
+    pub batch: u64,
+}
+
+impl Index {
+    pub fn sealed(&self, blob: BlobId) -> Option<&Sealed> {
+        self.sealed.get(&blob)
+    }
+
+    pub fn sealed_count(&self) -> usize {
+        self.sealed.len()
+    }
+
+    pub fn staged_count(&self) -> usize {
+        self.unpublished.len() + self.open.len()
+    }
+
+    /// Begins a blob, afresh if it was open.
+    pub fn begin(&mut self, blob: BlobId, open: Open) {
+        self.drop_open(blob);
+        self.open.insert(blob, open);
+    }
+
+    /// A chunk of an open blob is in the log.
+    pub fn add_chunk(&mut self, blob: BlobId, chunk: ChunkAt) {
+        if let Some(open) = self.open.get_mut(&blob) {
+            open.chunks.push(chunk);
+            self.count(chunk.at, record_length(chunk.length), true);
+        }
+    }
+
+    pub fn drop_open(&mut self, blob: BlobId) {
+        let Some(open) = self.open.remove(&blob) else { return };
+        for chunk in open.chunks {
+            self.count(chunk.at, record_length(chunk.length), false);
+        }
+    }
+
+    /// The open blob is complete; takes the place of a sealed one with the same id.
+    pub fn seal(&mut self, blob: BlobId, length: u32, checksum: u32, seal_at: Option<RecordAt>) {
+        let Some(open) = self.open.remove(&blob) else { return };
+        let segments = open.chunks.iter().map(|chunk| chunk.at).chain(seal_at).map(|at| at.segment);
+        let sealed = Sealed {
+            oldest_segment: segments.min().unwrap_or_default(),
+            group: open.group,
+            write_id: open.write_id,
+            length,
+            checksum,
+            seal_at,
+            published: None,
+            chunks: open.chunks.into_boxed_slice(),
+        };
+        if let Some(at) = seal_at {
+            self.count(at, HEADER_LENGTH as u64, true);
+        }
+        self.insert(blob, sealed, open.begun);
+    }
+
+    /// Adds a sealed blob whose records are counted already. What was published about an older one holds on.
+    pub fn insert(&mut self, blob: BlobId, mut sealed: Sealed, since: Instant) {
+        if let Some(older) = self.take(blob) {
+            sealed.oldest_segment = sealed.oldest_segment.min(older.oldest_segment);
+            if let (None, Some(published)) = (sealed.published, older.published) {
+                self.count(published.at, HEADER_LENGTH as u64, true);
+                sealed.published = Some(published);
+            }
+        }
+        if sealed.published.is_none() {
+            self.unpublished.insert(blob, since);
+        }
+        for (offset, length) in holes(&sealed) {
+            self.damaged.insert((blob, offset), length);
+        }
+        self.by_group.insert((sealed.group, blob));
+        self.sealed.insert(blob, sealed);
+    }
+
+    pub fn publish(&mut self, blob: BlobId, published: Published) {
+        let Some(sealed) = self.sealed.get_mut(&blob) else { return };
+        let older = sealed.published.replace(published);
+        self.unpublished.remove(&blob);
+        self.count(published.at, HEADER_LENGTH as u64, true);
+        if let Some(older) = older {
+            self.count(older.at, HEADER_LENGTH as u64, false);
+        }
+    }
+
+    /// The blob is gone, sealed or open.
+    pub fn delete(&mut self, blob: BlobId) {
+        self.drop_open(blob);
+        self.take(blob);
+    }
+
+    /// The sealed blob is gone; one that was begun anew since is not.
+    pub fn delete_sealed(&mut self, blob: BlobId) {
+        self.take(blob);
+    }
+
+    fn take(&mut self, blob: BlobId) -> Option<Sealed> {
+        let sealed = self.sealed.remove(&blob)?;
+        self.by_group.remove(&(sealed.group, blob));
+        self.unpublished.remove(&blob);
+        self.forget_damage(blob);
+        for chunk in &sealed.chunks {
+            self.count(chunk.at, record_length(chunk.length), false);
+        }
+        for at in sealed.seal_at.into_iter().chain(sealed.published.map(|published| published.at)) {
+            self.count(at, HEADER_LENGTH as u64, false);
+        }
+        Some(sealed)
+    }
+
+    fn forget_damage(&mut self, blob: BlobId) {
+        let offsets: Vec<_> = self.damaged.range((blob, 0)..=(blob, u64::MAX)).map(|(&key, _)| key).collect();
+        for key in offsets {
+            self.damaged.remove(&key);
+        }
+    }
+
+    pub fn add_segment(&mut self, segment: Arc<Segment>, end: u64) {
+        self.segments.insert(segment.number(), SegmentUse::new(segment, end));
+    }
+
+    pub fn set_end(&mut self, segment: u32, end: u64) {
+        if let Some(segment) = self.segments.get_mut(&segment) {
+            segment.end = end;
+        }
+    }
+
+    /// The record at `at` counts from now on, or no more.
+    fn count(&mut self, at: RecordAt, length: u64, live: bool) {
+        if let Some(segment) = self.segments.get_mut(&at.segment) {
+            segment.live = if live { segment.live + length } else { segment.live.saturating_sub(length) };
+        }
+    }
+
+    /// A tombstone or a marker is in the log.
+    pub fn count_tombstone(&mut self, segment: u32) {
+        if let Some(segment) = self.segments.get_mut(&segment) {
+            segment.tombstones += HEADER_LENGTH as u64;
+        }
+    }
+
+    /// The chunk that holds the byte at `offset` of a sealed blob, and its segment.
+    pub fn chunk(&self, blob: BlobId, offset: u64) -> Result<(ChunkAt, Arc<Segment>), StoreError> {
+        let sealed = self.sealed.get(&blob).ok_or(StoreError::NoSuchBlob(blob))?;
+        if offset >= u64::from(sealed.length) {
+            return Err(StoreError::OffsetOutOfRange { blob, offset });
+        }
+        let after = sealed.chunks.partition_point(|chunk| u64::from(chunk.offset) <= offset);
+        let chunk = sealed.chunks[..after].last().filter(|chunk| offset < u64::from(chunk.offset + chunk.length));
+        let segment = chunk.and_then(|chunk| self.segments.get(&chunk.at.segment));
+        match (chunk, segment) {
+            (Some(chunk), Some(found)) if !self.damaged.contains_key(&(blob, u64::from(chunk.offset))) => {
+                Ok((*chunk, Arc::clone(&found.segment)))
+            }
+            _ => Err(StoreError::Damaged { blob, offset }),
+        }
+    }
+
+    /// A chunk could not be read back; nothing happens if the blob has moved on since.
+    pub fn mark_damaged(&mut self, blob: BlobId, chunk: ChunkAt) -> bool {
+        let current = self.sealed.get(&blob).is_some_and(|sealed| sealed.chunks.contains(&chunk));
+        if current {
+            self.damaged.insert((blob, u64::from(chunk.offset)), u64::from(chunk.length));
+        }
+        current
+    }
+
+    pub fn is_damaged(&self, blob: BlobId) -> bool {
+        self.damaged.range((blob, 0)..=(blob, u64::MAX)).next().is_some()
+    }
+
+    pub fn damaged_count(&self) -> usize {
+        self.damaged.len()
+    }
+
+    pub fn damaged(&self) -> Vec<DamagedChunk> {
+        let group = |blob| self.sealed.get(&blob).map(|sealed| sealed.group);
+        self.damaged
+            .iter()
+            .filter_map(|(&(blob, offset), &length)| Some(DamagedChunk { group: group(blob)?, blob, offset, length }))
+            .collect()
+    }
+
+    /// The first segment that holds anything of a blob; `None` if none does.
+    pub fn oldest_segment(&self, blob: BlobId) -> Option<u32> {
+        let sealed = self.sealed.get(&blob).map(|sealed| sealed.oldest_segment);
+        let open = self.open.get(&blob).and_then(|open| open.chunks.first()).map(|chunk| chunk.at.segment);
+        sealed.into_iter().chain(open).min()
+    }
+
+    pub fn record(&self, blob: BlobId) -> Option<BlobRecord> {
+        self.sealed_record(blob).or_else(|| self.open_record(blob))
+    }
+
+    fn sealed_record(&self, blob: BlobId) -> Option<BlobRecord> {
+        let sealed = self.sealed.get(&blob)?;
+        Some(BlobRecord {
+            group: sealed.group,
+            blob,
+            write_id: sealed.write_id,
+            length: sealed.length.into(),
+            checksum: sealed.checksum,
+            sealed: true,
+            published: sealed.published.map(|published| (published.inode, published.version)),
+            chunk_count: sealed.chunks.len() as u32,
+        })
+    }
+
+    fn open_record(&self, blob: BlobId) -> Option<BlobRecord> {
+        let open = self.open.get(&blob)?;
+        Some(BlobRecord {
+            group: open.group,
+            blob,
+            write_id: open.write_id,
+            length: open.accepted,
+            checksum: open.checksum,
+            sealed: false,
+            published: None,
+            chunk_count: open.chunks.len() as u32,
+        })
+    }
+
+    /// A page of a group's blobs in the order of their ids.
+    pub fn page(&self, group: GroupId, after: Option<BlobId>, limit: usize, sealed_only: bool) -> Vec<BlobRecord> {
+        let first = BlobId::from_bytes([0; 16]);
+        let last = BlobId::from_bytes([0xff; 16]);
+        let from = after.map_or(Bound::Included((group, first)), |after| Bound::Excluded((group, after)));
+        // An excluded start at the very end would be an empty range that BTreeSet refuses by a panic.
+        if after == Some(last) {
+            return Vec::new();
+        }
+        let sealed = self.by_group.range((from, Bound::Included((group, last)))).map(|&(_, blob)| blob);
+        if sealed_only {
+            return sealed.filter_map(|blob| self.sealed_record(blob)).take(limit).collect();
+        }
+        // Few are open, so looking at all of them is cheap; a repair in progress is listed once, as what it repairs.
+        let mut blobs: BTreeSet<BlobId> = sealed.take(limit).collect();
+        let open = self.open.iter().filter(|(_, open)| open.group == group).map(|(&blob, _)| blob);
+        blobs.extend(open.filter(|&blob| after.is_none_or(|after| blob > after)));
+        blobs.into_iter().take(limit).filter_map(|blob| self.record(blob)).collect()
+    }
+
+    /// Sealed blobs from the one after `after`, in the order (group, blob).
+    pub fn page_sealed(
+        &self,
+        after: Option<(GroupId, BlobId)>,
+        limit: usize,
+    ) -> impl Iterator<Item = (BlobId, &Sealed)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let page = self.by_group.range((from, Bound::Unbounded)).take(limit);
+        page.filter_map(|&(_, blob)| Some((blob, self.sealed.get(&blob)?)))
+    }
+
+    pub fn unpublished(&self, older_than: Duration) -> Vec<Staged> {
+        let old = |since: Instant| since.elapsed() >= older_than;
+        let sealed = self.unpublished.iter().filter(|&(_, &since)| old(since));
+        let sealed = sealed.filter_map(|(&blob, _)| {
+            let found = self.sealed.get(&blob)?;
+            Some(Staged { group: found.group, write_id: found.write_id, blob })
+        });
+        let open = self.open.iter().filter(|(blob, open)| old(open.begun) && !self.sealed.contains_key(blob));
+        let open = open.map(|(&blob, open)| Staged { group: open.group, write_id: open.write_id, blob });
+        sealed.chain(open).collect()
+    }
+
+    /// Whether anything refers to the record that stands here; asked by compaction about records it may leave out.
+    pub fn refers_to_chunk(&self, blob: BlobId, at: RecordAt) -> bool {
+        let sealed = self.sealed.get(&blob).is_some_and(|sealed| sealed.chunks.iter().any(|chunk| chunk.at == at));
+        sealed || self.open.get(&blob).is_some_and(|open| open.chunks.iter().any(|chunk| chunk.at == at))
+    }
+
+    pub fn refers_to_seal(&self, blob: BlobId, at: RecordAt) -> bool {
+        self.sealed.get(&blob).is_some_and(|sealed| sealed.seal_at == Some(at))
+    }
+
+    pub fn refers_to_publish(&self, blob: BlobId, at: RecordAt) -> bool {
+        let published = self.sealed.get(&blob).and_then(|sealed| sealed.published);
+        published.is_some_and(|published| published.at == at)
+    }
+
+    /// Records were copied elsewhere: whatever refers to the old place refers to the new one.
+    pub fn relocate(&mut self, blob: BlobId, moves: &HashMap<RecordAt, RecordAt>) {
+        let go = |at: &mut RecordAt| {
+            if let Some(&to) = moves.get(at) {
+                *at = to;
+            }
+        };
+        if let Some(sealed) = self.sealed.get_mut(&blob) {
+            sealed.chunks.iter_mut().for_each(|chunk| go(&mut chunk.at));
+            sealed.seal_at.iter_mut().for_each(go);
+            sealed.published.iter_mut().for_each(|published| go(&mut published.at));
+        }
+        if let Some(open) = self.open.get_mut(&blob) {
+            open.chunks.iter_mut().for_each(|chunk| go(&mut chunk.at));
+        }
+    }
+}
+
+/// The parts of a blob that no chunk holds.
+fn holes(sealed: &Sealed) -> Vec<(u64, u64)> {
+    let mut found = Vec::new();
+    let mut expected = 0;
+    for chunk in &sealed.chunks {
+        let offset = u64::from(chunk.offset);
+        if offset > expected {
+            found.push((expected, offset - expected));
+        }
+        expected = expected.max(offset + u64::from(chunk.length));
+    }
+    let length = u64::from(sealed.length);
+    if expected < length {
+        found.push((expected, length - expected));
+    }
+    found
+}

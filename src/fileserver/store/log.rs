@@ -1,0 +1,162 @@
+//! The end of the log: the segment that is being written, its batches, and the step to the next segment.
+
+use std::{
+    io::{self, IoSlice},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use super::{
+    disk::Disk,
+    index::{LogPosition, RecordAt},
+    record::{ALIGNMENT, Body, HEADER_LENGTH, Header},
+    segment::{RECORDS_START, Segment, Unfinished},
+};
+use crate::types::{BlobId, GroupId, WriteId};
+
+/// Positions are 32 bits wide; a segment that could not be closed for lack of space stays far below that.
+pub const SEGMENT_BYTES_MAX: u64 = 2 << 30;
+/// Beyond this, not even a tombstone goes into a segment that could not be closed.
+const OVERSHOOT_BYTES_MAX: u64 = 1 << 30;
+
+/// A record before it has its place.
+pub struct Frame {
+    pub group: GroupId,
+    pub blob: BlobId,
+    pub write_id: WriteId,
+    pub body: Body,
+    pub payload: Bytes,
+}
+
+impl Frame {
+    /// Without a payload.
+    pub fn bare(group: GroupId, blob: BlobId, write_id: WriteId, body: Body) -> Self {
+        Self { group, blob, write_id, body, payload: Bytes::new() }
+    }
+
+    /// Says that everything before it was synced.
+    pub fn marker() -> Self {
+        let (blob, write_id) = (BlobId::from_bytes([0; 16]), WriteId::from_bytes([0; 16]));
+        Self::bare(GroupId(0), blob, write_id, Body::Marker)
+    }
+
+    pub fn length(&self) -> u64 {
+        (HEADER_LENGTH as u64 + self.payload.len() as u64).next_multiple_of(ALIGNMENT)
+    }
+}
+
+pub struct Log {
+    dir: PathBuf,
+    disk: Arc<dyn Disk>,
+    segment_bytes: u64,
+    segment: Arc<Segment>,
+    position: u64,
+    /// The segment's file has room up to here.
+    allocated: u64,
+    batch: u64,
+    batch_start: u64,
+}
+
+impl Log {
+    /// Begins segment `number` with `batch`.
+    pub fn create(
+        dir: PathBuf,
+        disk: Arc<dyn Disk>,
+        segment_bytes: u64,
+        preallocate: bool,
+        (number, batch): (u32, u64),
+    ) -> io::Result<Self> {
+        let segment_bytes = segment_bytes.min(SEGMENT_BYTES_MAX);
+        let unfinished = Unfinished::create(&dir, number, number, 0)?;
+        let allocated = if preallocate && unfinished.preallocate(segment_bytes) { segment_bytes } else { 0 };
+        let segment = Arc::new(unfinished.publish()?);
+        let (position, batch_start) = (RECORDS_START, RECORDS_START);
+        Ok(Self { dir, disk, segment_bytes, segment, position, allocated, batch, batch_start })
+    }
+
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// Where the next record goes.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Bytes of the segment's room that are not used yet: taken from the disk, but free for records.
+    pub fn unused(&self) -> u64 {
+        self.allocated.saturating_sub(self.position)
+    }
+
+    /// Whether there are records that were not synced.
+    pub fn is_dirty(&self) -> bool {
+        self.position != self.batch_start
+    }
+
+    /// Whether `length` more bytes fit; an empty segment takes anything.
+    pub fn has_room(&self, length: u64) -> bool {
+        self.position == RECORDS_START || self.position + length <= self.segment_bytes
+    }
+
+    /// Writes records one after the other, and tells where they are. After an error the log is as before.
+    pub fn write(&mut self, frames: &[Frame]) -> io::Result<Vec<RecordAt>> {
+        let mut places = Vec::with_capacity(frames.len());
+        let mut headers = Vec::with_capacity(frames.len());
+        let mut position = self.position;
+        for frame in frames {
+            let place = u32::try_from(position).map_err(|_| io::ErrorKind::FileTooLarge)?;
+            if position + frame.length() > self.segment_bytes + OVERSHOOT_BYTES_MAX {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let header = Header {
+                batch: self.batch,
+                batch_start: self.batch_start as u32,
+                group: frame.group,
+                blob: frame.blob,
+                write_id: frame.write_id,
+                body: frame.body,
+            };
+            headers.push(header.encode(self.segment.label.salt, position));
+            places.push(RecordAt { segment: self.segment.number(), position: place });
+            position += frame.length();
+        }
+        let padding = [0; ALIGNMENT as usize];
+        let mut parts = Vec::with_capacity(frames.len() * 3);
+        for (frame, header) in frames.iter().zip(&headers) {
+            let padded = frame.length() as usize - HEADER_LENGTH - frame.payload.len();
+            parts.extend([IoSlice::new(header), IoSlice::new(&frame.payload), IoSlice::new(&padding[..padded])]);
+        }
+        self.disk.write(&self.segment.file, self.position, &mut parts)?;
+        self.position = position;
+        Ok(places)
+    }
+
+    /// Ends the batch: everything written is on stable storage.
+    pub fn sync(&mut self) -> io::Result<LogPosition> {
+        self.disk.sync(&self.segment.file)?;
+        let synced = self.batch;
+        self.batch += 1;
+        self.batch_start = self.position;
+        let at = RecordAt { segment: self.segment.number(), position: self.position as u32 };
+        Ok(LogPosition { at, batch: synced })
+    }
+
+    /// Goes on in a new segment. Everything must have been synced: what has a later segment was never torn.
+    pub fn roll(&mut self, preallocate: bool) -> io::Result<()> {
+        assert!(!self.is_dirty(), "a segment is closed only when all of it is on stable storage");
+        let number = self.segment.number().checked_add(1).ok_or(io::ErrorKind::FileTooLarge)?;
+        let (dir, disk) = (self.dir.clone(), Arc::clone(&self.disk));
+        let next = Self::create(dir, disk, self.segment_bytes, preallocate, (number, self.batch))?;
+        std::mem::replace(self, next).trim();
+        Ok(())
+    }
+
+    /// Gives back the room that was not used. Needs no sync: what is not used reads as zeros, and those are no records.
+    pub fn trim(&self) {
+        if let Err(error) = self.segment.file.set_len(self.position) {
+            tracing::warn!(%error, path = %self.segment.path.display(), "cannot give back a segment's unused room");
+        }
+    }
+}

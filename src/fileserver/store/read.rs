@@ -1,0 +1,64 @@
+//! Reads a chunk back and lets it out only if it is what was written.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{
+    index::ChunkAt,
+    record::{Body, HEADER_LENGTH, Header},
+    segment::{self, Segment},
+    shared::Shared,
+    types::{StoreError, StoredChunk},
+};
+use crate::types::{BlobId, crc32c};
+
+/// The chunk that holds the byte at `offset`. Blocks on the disk.
+///
+/// The segment's file stays open for as long as it is read, so compaction may replace it meanwhile.
+pub fn chunk(shared: &Shared, blob: BlobId, offset: u64) -> Result<StoredChunk, StoreError> {
+    let (chunk, segment) = shared.index().chunk(blob, offset)?;
+    match verified(&segment, blob, chunk) {
+        Some(data) => Ok(data),
+        None => {
+            note_damage(shared, blob, chunk, &segment);
+            Err(StoreError::Damaged { blob, offset })
+        }
+    }
+}
+
+/// Remembers that a chunk is damaged, for repair.
+pub fn note_damage(shared: &Shared, blob: BlobId, chunk: ChunkAt, segment: &Arc<Segment>) {
+    if shared.index().mark_damaged(blob, chunk) {
+        let (path, position) = (segment.path.display(), chunk.at.position);
+        tracing::error!(%blob, offset = chunk.offset, %path, position, "a stored chunk is damaged");
+    }
+}
+
+/// The chunk, if all of it can be read and is undamaged. A sector that cannot be read is as lost as one that was changed.
+pub fn verified(segment: &Segment, blob: BlobId, chunk: ChunkAt) -> Option<StoredChunk> {
+    let position = u64::from(chunk.at.position);
+    let mut bytes = vec![0; HEADER_LENGTH + chunk.length as usize];
+    let read = match segment::read_at(&segment.file, &mut bytes, position) {
+        Ok(read) => read,
+        Err(error) => {
+            tracing::error!(%error, path = %segment.path.display(), position, "cannot read");
+            return None;
+        }
+    };
+    if read < bytes.len() {
+        return None;
+    }
+    let header = Header::decode(bytes.first_chunk()?, segment.label.salt, position)?;
+    let data = Bytes::from(bytes).slice(HEADER_LENGTH..);
+    match header.body {
+        Body::Chunk { offset, length, checksum }
+            if header.blob == blob
+                && (offset, length.get()) == (chunk.offset, chunk.length)
+                && crc32c(&data) == checksum =>
+        {
+            Some(StoredChunk { offset: offset.into(), data, checksum })
+        }
+        _ => None,
+    }
+}

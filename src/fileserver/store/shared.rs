@@ -1,0 +1,147 @@
+//! What the writer, the readers and the upkeep of one store have in common.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+    mpsc::{SyncSender, TrySendError},
+};
+
+use super::{
+    disk::{Disk, Space},
+    index::Index,
+    types::{StoreError, StoreOptions},
+};
+
+pub struct Shared {
+    pub options: StoreOptions,
+    pub disk: Arc<dyn Disk>,
+    index: Mutex<Index>,
+    health: Mutex<Health>,
+    pub sync_count: AtomicU64,
+    pub torn_bytes_cut: u64,
+    stopping: AtomicBool,
+    wake_maintenance: SyncSender<()>,
+}
+
+/// What may be done to the store.
+#[derive(Clone, Debug, Default)]
+struct Health {
+    /// Why nothing is written any more; set once.
+    poisoned: Option<String>,
+    space: Space,
+    full: bool,
+}
+
+impl Shared {
+    pub fn new(
+        options: StoreOptions,
+        disk: Arc<dyn Disk>,
+        index: Index,
+        torn_bytes_cut: u64,
+        wake_maintenance: SyncSender<()>,
+    ) -> Self {
+        Self {
+            options,
+            disk,
+            index: Mutex::new(index),
+            health: Mutex::default(),
+            sync_count: AtomicU64::new(0),
+            torn_bytes_cut,
+            stopping: AtomicBool::new(false),
+            wake_maintenance,
+        }
+    }
+
+    /// Never held over I/O, nor over an await.
+    pub fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes no more writes, for good; answers the cause, which is the first one.
+    pub fn poison(&self, cause: String) -> String {
+        let mut health = self.health();
+        if health.poisoned.is_none() {
+            tracing::error!(cause, "the store takes no more writes until it is restarted");
+        }
+        health.poisoned.get_or_insert(cause).clone()
+    }
+
+    /// Why nothing can be written at all.
+    pub fn poisoned(&self) -> Option<String> {
+        self.health().poisoned.clone()
+    }
+
+    /// Whether new data may come in.
+    pub fn admit(&self) -> Result<(), StoreError> {
+        let health = self.health();
+        match &health.poisoned {
+            Some(cause) => Err(StoreError::ReadOnly(cause.clone())),
+            None if health.full => Err(self.refusal(&health)),
+            None => Ok(()),
+        }
+    }
+
+    pub fn no_space(&self) -> StoreError {
+        self.refusal(&self.health())
+    }
+
+    fn refusal(&self, health: &Health) -> StoreError {
+        StoreError::NoSpace { free_bytes: health.space.free, reserve_bytes: self.options.reserve_bytes }
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.health().full
+    }
+
+    pub fn space(&self) -> Space {
+        self.health().space
+    }
+
+    /// Whether a whole segment may be taken from the disk in advance without touching the reserve.
+    pub fn may_preallocate(&self) -> bool {
+        let space = self.space();
+        space.free > self.options.segment_bytes.saturating_mul(2).saturating_add(self.options.reserve_bytes)
+    }
+
+    /// Looks how much space is left; `unused` bytes were taken from the disk but are free for records. Blocks, shortly.
+    pub fn look_at_space(&self, unused: u64) {
+        let space = match self.disk.space(&self.options.dir) {
+            Ok(space) => Space { free: space.free.saturating_add(unused), ..space },
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell how much space is left");
+                return;
+            }
+        };
+        let mut health = self.health();
+        health.space = space;
+        let full = space.free < self.options.reserve_bytes;
+        if full != health.full {
+            health.full = full;
+            let (free, reserve) = (space.free, self.options.reserve_bytes);
+            tracing::warn!(free_bytes = free, reserve_bytes = reserve, full, "the disk's reserve was reached or left");
+            drop(health);
+            self.wake_maintenance();
+        }
+    }
+
+    /// There may be something to compact; a wake-up that is on its way already is enough.
+    pub fn wake_maintenance(&self) {
+        match self.wake_maintenance.try_send(()) {
+            Ok(()) | Err(TrySendError::Full(()) | TrySendError::Disconnected(())) => {}
+        }
+    }
+
+    /// Ends the upkeep; the writer ends when nobody can ask it any more.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.wake_maintenance();
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+}

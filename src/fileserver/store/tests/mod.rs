@@ -1,0 +1,195 @@
+//! The store as its callers see it, on disks that fail, after crashes and after damage.
+
+use std::{
+    fs::{self, File},
+    io::{self, IoSlice},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+
+use super::{
+    Store,
+    disk::{Disk, LocalDisk, Space},
+    index::LogPosition,
+    recovery::{self, Replayed},
+    segment,
+    types::{Recovered, StoreError, StoreOptions},
+};
+use crate::types::{BlobId, GroupId, WriteId, crc32c, crc32c_combine};
+
+mod crash;
+mod faults;
+mod usage;
+
+/// A disk that does what it is told to; its syncs are counted and reach no platter, which makes the tests quick.
+#[derive(Default)]
+struct TestDisk {
+    syncs: AtomicU64,
+    sync_fails: AtomicBool,
+    /// While somebody holds this, syncs take their time.
+    syncing: Mutex<()>,
+    write_fails: AtomicBool,
+    /// Writes of more than this fail for lack of space; 0: none do.
+    write_limit: AtomicU64,
+    /// Bytes of the disk that others take.
+    taken: AtomicU64,
+}
+
+const DISK_BYTES: u64 = 1 << 40;
+
+impl Disk for TestDisk {
+    fn write(&self, file: &File, position: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
+        let limit = self.write_limit.load(Ordering::SeqCst);
+        if limit > 0 && length > limit {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        if self.write_fails.load(Ordering::SeqCst) {
+            return Err(io::Error::other("injected"));
+        }
+        LocalDisk.write(file, position, parts)
+    }
+
+    fn sync(&self, _: &File) -> io::Result<()> {
+        self.syncs.fetch_add(1, Ordering::SeqCst);
+        drop(self.syncing.lock().unwrap());
+        if self.sync_fails.load(Ordering::SeqCst) { Err(io::Error::other("injected")) } else { Ok(()) }
+    }
+
+    fn space(&self, _: &Path) -> io::Result<Space> {
+        Ok(Space { free: DISK_BYTES - self.taken.load(Ordering::SeqCst), total: DISK_BYTES })
+    }
+}
+
+const GROUP: GroupId = GroupId(3);
+
+/// A store in a folder of its own.
+struct Fixture {
+    root: tempfile::TempDir,
+    disk: Arc<TestDisk>,
+    store: Store,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self::with_segments_of(1 << 20)
+    }
+
+    fn with_segments_of(segment_bytes: u64) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Arc::new(TestDisk::default());
+        let (store, _) = Store::open_on(options(root.path(), segment_bytes), disk.clone()).unwrap();
+        Self { root, disk, store }
+    }
+
+    fn dir(&self) -> PathBuf {
+        dir(self.root.path())
+    }
+
+    /// Closes the store and opens it again, on a disk without faults.
+    async fn reopen(self) -> (Self, Recovered) {
+        self.store.close().await;
+        let segment_bytes = self.store.0.shared.options.segment_bytes;
+        let disk = Arc::new(TestDisk::default());
+        let (store, recovered) = Store::open_on(options(self.root.path(), segment_bytes), disk.clone()).unwrap();
+        (Self { root: self.root, disk, store }, recovered)
+    }
+
+    /// How far the log is known to be durable.
+    fn synced(&self) -> LogPosition {
+        self.store.0.shared.index().synced
+    }
+
+    /// The folder as a crash would leave it if the disk had kept everything.
+    fn crash_copy(&self) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        fs::create_dir(dir(copy.path())).unwrap();
+        for entry in fs::read_dir(self.dir()).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, dir(copy.path()).join(path.file_name().unwrap())).unwrap();
+        }
+        copy
+    }
+}
+
+fn dir(root: &Path) -> PathBuf {
+    root.join("segments")
+}
+
+fn options(root: &Path, segment_bytes: u64) -> StoreOptions {
+    StoreOptions { dir: dir(root), segment_bytes, reserve_bytes: 1 << 20 }
+}
+
+/// Replays a folder without starting anything.
+fn recover(root: &Path) -> Replayed {
+    recovery::recover(&options(root, 1 << 20), &TestDisk::default()).unwrap()
+}
+
+/// A blob's id from a number.
+fn id(number: u128) -> BlobId {
+    BlobId::from_bytes(number.to_be_bytes())
+}
+
+fn write_id(blob: BlobId) -> WriteId {
+    WriteId::from_bytes(*blob.as_bytes())
+}
+
+/// Bytes that differ from blob to blob and from place to place.
+fn content(blob: BlobId, length: usize) -> Vec<u8> {
+    let seed = crc32c(blob.as_bytes());
+    (0..length as u32).map(|at| (at.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 13) as u8).collect()
+}
+
+/// Begins a blob and appends its chunks; answers length and checksum.
+async fn stage(store: &Store, blob: BlobId, chunks: &[usize]) -> Result<(u64, u32), StoreError> {
+    store.begin(GROUP, write_id(blob), blob)?;
+    let all = content(blob, chunks.iter().sum());
+    let (mut offset, mut checksum) = (0, 0);
+    for &length in chunks {
+        let data = Bytes::copy_from_slice(&all[offset..offset + length]);
+        let sum = crc32c(&data);
+        store.append(blob, offset as u64, data, sum).await?;
+        checksum = crc32c_combine(checksum, sum, length as u64);
+        offset += length;
+    }
+    Ok((offset as u64, checksum))
+}
+
+/// Stages and seals a blob.
+async fn put(store: &Store, blob: BlobId, chunks: &[usize]) -> Result<(), StoreError> {
+    let (length, checksum) = stage(store, blob, chunks).await?;
+    store.seal(blob, length, checksum).await
+}
+
+/// All of a sealed blob, chunk by chunk.
+async fn get(store: &Store, blob: BlobId) -> Result<Vec<u8>, StoreError> {
+    let length = store.blob(blob).ok_or(StoreError::NoSuchBlob(blob))?.length;
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < length {
+        let chunk = store.read_chunk(blob, bytes.len() as u64).await?;
+        assert_eq!(chunk.offset, bytes.len() as u64);
+        assert_eq!(chunk.checksum, crc32c(&chunk.data));
+        bytes.extend_from_slice(&chunk.data);
+    }
+    Ok(bytes)
+}
+
+async fn expect_content(store: &Store, blob: BlobId, length: usize) {
+    assert!(get(store, blob).await.unwrap() == content(blob, length), "content of {blob}");
+}
+
+/// Changes the bytes of a file.
+fn tamper(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+fn segment_path(root: &Path, number: u32) -> PathBuf {
+    segment::path(&dir(root), number)
+}
