@@ -6,6 +6,13 @@
 //!
 //! The modules, in reading order:
 
+#![forbid(unsafe_code)]
+// What comes from the wire or the disk gets an error, not a panic.
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::dbg_macro)
+)]
+
 pub mod cluster;
 pub mod token;
 pub mod types;

@@ -114,25 +114,10 @@ impl Cluster {
 
     /// The next server that ends by itself; for ever while none does. May be given up and asked again.
     pub async fn next_death(&mut self) -> Died {
-        let waits: Vec<_> = self
-            .servers
-            .iter_mut()
-            .enumerate()
-            .filter_map(|(index, server)| Some((index, server.child.as_mut()?)))
-            .map(|(index, child)| Box::pin(async move { (index, child.wait().await) }))
-            .collect();
-        if waits.is_empty() {
+        if self.servers.is_empty() {
             return std::future::pending().await;
         }
-        let ((index, status), ..) = select_all(waits).await;
-        let server = &mut self.servers[index];
-        server.child = None;
-        Died {
-            name: server.running.name.clone(),
-            status: status.map_or_else(|error| error.to_string(), describe),
-            log: server.running.log.clone(),
-            last_lines: probe::last_log_lines(&server.running.log, server.log_from),
-        }
+        select_all(self.servers.iter_mut().map(|server| Box::pin(server.death()))).await.0
     }
 
     /// Ends all of them; the names of those that had to be killed.
@@ -142,6 +127,21 @@ impl Cluster {
             child.wait().await.context("collect a server that ended")?;
         }
         Ok(killed)
+    }
+}
+
+impl Server {
+    /// Its end, once; for ever afterwards.
+    async fn death(&mut self) -> Died {
+        let Some(child) = &mut self.child else { return std::future::pending().await };
+        let status = child.wait().await;
+        self.child = None;
+        Died {
+            name: self.running.name.clone(),
+            status: status.map_or_else(|error| error.to_string(), describe),
+            log: self.running.log.clone(),
+            last_lines: probe::last_log_lines(&self.running.log, self.log_from),
+        }
     }
 }
 
