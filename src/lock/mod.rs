@@ -5,4 +5,5 @@ pub mod command;
 pub mod error;
 pub mod session;
 pub mod state;
+pub mod tables;
 pub mod wait_queue;
