@@ -33,7 +33,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
 ];
 
 /// Files and folders that decide: they run the same in the simulator as in a server.
-const CORES: [&str; 28] = [
+const CORES: [&str; 29] = [
     "directory/blobs",
     "directory/census",
     "directory/command",
@@ -57,6 +57,7 @@ const CORES: [&str; 28] = [
     "fileserver/in_sync",
     "fileserver/patch",
     "fileserver/replica",
+    "lock/clock",
     "lock/command",
     "lock/session",
     "lock/state",

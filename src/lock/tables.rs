@@ -21,6 +21,9 @@ use crate::{
 
 type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
+/// Makes a record of a row.
+type Reader = fn(&[u8], &[u8]) -> Result<Record, StorageError>;
+
 const META: Table = Table::new("meta");
 const SESSIONS: Table = Table::new("sessions");
 const EXPIRED: Table = Table::new("expired");
@@ -135,7 +138,7 @@ impl Store {
         if let Some(head) = transaction.open_table(META)?.get(HEAD_KEY)? {
             records.push(head_record(head.value())?);
         }
-        let tables: [(Table, fn(&[u8], &[u8]) -> Result<Record, StorageError>); 5] = [
+        let tables: [(Table, Reader); 5] = [
             (SESSIONS, session_record),
             (EXPIRED, expired_record),
             (HOLDERS, holder_record),

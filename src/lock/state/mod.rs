@@ -227,7 +227,7 @@ impl State {
             return match if_held {
                 _ if waiter.mode != mode => Err(Error::OtherMode { path: path.clone(), has: waiter.mode }),
                 IfHeld::Queue => Ok(Outcome::Queued { ticket }),
-                IfHeld::Refuse => Err(self.held(path, self.position(path, ticket))),
+                IfHeld::Refuse => Err(self.told_in_vain(path, ticket)),
             };
         }
         let at_once = lock.is_none_or(|lock| lock.queue.is_empty() && lock.admits(mode));
@@ -267,7 +267,7 @@ impl State {
             return Ok(Outcome::Granted { grant: *grant, fresh: false });
         }
         lock.queue.get(ticket).filter(|waiter| waiter.session == id).ok_or_else(given_up)?;
-        let told = self.held(path, self.position(path, ticket));
+        let told = self.told_in_vain(path, ticket);
         self.leave_queue(id, path, given_up(), work);
         Ok(Outcome::GaveUp(told))
     }

@@ -129,8 +129,27 @@ impl State {
         self.locks.get(path).map_or(0, |lock| lock.queue.len())
     }
 
+    /// The fence that must be raised before anybody is granted the path.
+    pub fn fence(&self, path: &Path) -> Option<FencingToken> {
+        self.locks.get(path)?.fence
+    }
+
+    /// What is said of a session that has no lease.
+    pub fn missing(&self, id: SessionId) -> Error {
+        match self.session(id) {
+            _ if self.head.membership.is_none() => Error::NotJoined,
+            Ok(_) => Error::SessionExpired { session: id },
+            Err(error) => error,
+        }
+    }
+
+    /// What is said to a client whose time to wait is over.
+    pub fn told_in_vain(&self, path: &Path, ticket: Ticket) -> Error {
+        self.held(path, self.position(path, ticket))
+    }
+
     /// The place of a ticket in the queue, from 1.
-    pub(super) fn position(&self, path: &Path, ticket: Ticket) -> u32 {
+    pub fn position(&self, path: &Path, ticket: Ticket) -> u32 {
         self.locks.get(path).map_or(0, |lock| lock.queue.index(ticket)) as u32 + 1
     }
 

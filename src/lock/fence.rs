@@ -1,0 +1,134 @@
+//! Fences on their way to the Directory: each is asked for again until the Directory has it.
+//!
+//! A lock whose holder expired or was broken passes on only after that. There is no giving up: to grant without the fence is
+//! what this service exists to prevent.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use rand::RngExt;
+use tokio::time::{sleep, timeout};
+use tonic::{Status, transport::Channel};
+
+use crate::{
+    pb, serve,
+    status::Failure,
+    types::{FencingToken, Path},
+};
+
+/// Fences asked for at the same time.
+const UNDER_WAY_MAX: usize = 64;
+const CALL_DEADLINE: Duration = Duration::from_secs(2);
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// The addresses of the Directory, and the one that answered last.
+#[derive(Debug)]
+pub(super) struct Directories {
+    channels: Vec<Channel>,
+    current: AtomicUsize,
+}
+
+impl Directories {
+    pub fn new(addresses: &[String]) -> Result<Self, tonic::transport::Error> {
+        let channels = addresses.iter().map(|address| serve::channel(address)).collect::<Result<_, _>>()?;
+        Ok(Self { channels, current: AtomicUsize::new(0) })
+    }
+
+    /// `None` if there is no address at all.
+    pub fn current(&self) -> Option<Channel> {
+        let count = self.channels.len().max(1);
+        self.channels.get(self.current.load(Ordering::Relaxed) % count).cloned()
+    }
+
+    /// The current one did not answer: the next is tried.
+    pub fn turn(&self) {
+        self.current.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The pause after a failure: doubles with each, and differs from client to client.
+pub(super) fn pause(failures: u32) -> Duration {
+    let longest = PAUSE_MIN.saturating_mul(1 << failures.min(10)).min(PAUSE_MAX);
+    longest.mul_f64(rand::rng().random_range(0.5..1.0))
+}
+
+pub(super) struct Fences {
+    directories: Arc<Directories>,
+    waiting: VecDeque<(Path, FencingToken)>,
+    under_way: FuturesUnordered<BoxFuture<'static, (Path, FencingToken)>>,
+}
+
+impl Fences {
+    pub fn new(directories: Arc<Directories>) -> Self {
+        Self { directories, waiting: VecDeque::new(), under_way: FuturesUnordered::new() }
+    }
+
+    pub fn raise(&mut self, path: Path, token: FencingToken) {
+        self.waiting.push_back((path, token));
+        self.start();
+    }
+
+    fn start(&mut self) {
+        while self.under_way.len() < UNDER_WAY_MAX
+            && let Some((path, token)) = self.waiting.pop_front()
+        {
+            self.under_way.push(raise(self.directories.clone(), path, token).boxed());
+        }
+    }
+
+    /// The next fence that the Directory has; waits for ever while none is on its way. May be dropped and called again.
+    pub async fn next_raised(&mut self) -> (Path, FencingToken) {
+        match self.under_way.next().await {
+            Some(raised) => {
+                self.start();
+                raised
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn raise(directories: Arc<Directories>, path: Path, token: FencingToken) -> (Path, FencingToken) {
+    let mut failures = 0;
+    loop {
+        match timeout(CALL_DEADLINE, call(&directories, &path, token)).await {
+            Ok(Ok(())) => return (path, token),
+            Ok(Err(status)) => {
+                let failure = Failure::from(&status);
+                tracing::warn!(%path, %token, %failure, failures, "the Directory did not record a fence; trying again");
+            }
+            Err(_) => tracing::warn!(%path, %token, failures, "the Directory does not answer; trying again"),
+        }
+        directories.turn();
+        sleep(pause(failures)).await;
+        failures += 1;
+    }
+}
+
+async fn call(directories: &Directories, path: &Path, token: FencingToken) -> Result<(), Status> {
+    let channel = directories.current().ok_or_else(|| Status::unavailable("no address of the Directory is known"))?;
+    let request = pb::RaiseFenceRequest { path: path.to_string(), fencing_token: token.0 };
+    pb::directory_client::DirectoryClient::new(channel).raise_fence(request).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound() {
+        for failures in 0..40 {
+            let pause = pause(failures);
+            assert!(pause >= PAUSE_MIN / 2 && pause <= PAUSE_MAX, "{failures}: {pause:?}");
+        }
+        assert!(pause(20) >= PAUSE_MAX / 2);
+    }
+}

@@ -1,0 +1,170 @@
+//! Belonging to a cluster: the Lock service registers with the Directory, and beats so that clients find it in the cluster map.
+//!
+//! The first registration brings the key that tokens are sealed with; it is stored, so that later starts need no Directory.
+//! Nothing else hangs on this: a Directory that is away costs a place in the map, and delays grants behind a fence.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, transport::Channel};
+use tonic_health::ServingStatus;
+
+use crate::{
+    convert,
+    durable::DataDir,
+    lock::{
+        command::Membership,
+        fence::{Directories, pause},
+        handle::Handle,
+    },
+    pb::{self, cluster_client::ClusterClient},
+    serve::Readiness,
+    status::{Failure, Reason},
+    types::ServerId,
+};
+
+const CALL_DEADLINE: Duration = Duration::from_secs(5);
+/// Bounds of what the Directory may ask for.
+const BEAT_MIN: Duration = Duration::from_millis(50);
+const BEAT_MAX: Duration = Duration::from_secs(10);
+/// Beats without an answer, after which the stream counts as broken.
+const SILENT_BEATS_MAX: u32 = 6;
+
+pub(super) struct Member {
+    pub handle: Handle,
+    pub directories: Arc<Directories>,
+    pub folder: DataDir,
+    pub readiness: Readiness,
+    pub server: ServerId,
+    /// For servers of the cluster, and for clients outside of its network.
+    pub address: String,
+    pub external_address: String,
+}
+
+/// What a registration settles.
+struct Admission {
+    membership: Membership,
+    beat: Duration,
+}
+
+impl Member {
+    /// Until `shutdown`, or until it turns out that the data folder belongs to another cluster.
+    pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let mut failures = 0;
+        loop {
+            let failure = tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                admission = self.register() => match admission {
+                    Err(failure) => failure,
+                    Ok(admission) => {
+                        self.join(admission.membership).await?;
+                        failures = 0;
+                        tokio::select! {
+                            () = shutdown.cancelled() => return Ok(()),
+                            failure = self.beat(admission.beat) => failure,
+                        }
+                    }
+                },
+            };
+            tracing::warn!(%failure, failures, "not registered with the Directory; trying again");
+            self.directories.turn();
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = sleep(pause(failures)) => failures += 1,
+            }
+        }
+    }
+
+    fn client(&self) -> Result<ClusterClient<Channel>, Failure> {
+        let channel = self.directories.current();
+        channel.map(ClusterClient::new).ok_or_else(|| Failure::new(Reason::Unavailable, "no address of the Directory"))
+    }
+
+    async fn register(&self) -> Result<Admission, Failure> {
+        let request = pb::RegisterServerRequest {
+            kind: pb::ServerKind::Lock.into(),
+            server_id: self.server.to_string(),
+            store_id: self.folder.store_id().to_string(),
+            cluster_id: self.folder.cluster_id().map_or_else(String::new, |cluster| cluster.to_string()),
+            address: self.address.clone(),
+            external_address: self.external_address.clone(),
+            software_version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Default::default()
+        };
+        let mut client = self.client()?;
+        let response = in_time(client.register_server(request)).await?.into_inner();
+        let header = convert::required("header", response.header)?;
+        let key = response.lock_key.as_ref().try_into();
+        let key = key.map_err(|_| Failure::bad_argument("lock_key", "the Directory sent no key of 32 bytes"))?;
+        let membership = Membership { cluster: convert::cluster_id("cluster_id", &header.cluster_id)?, key };
+        let beat = Duration::from_millis(response.heartbeat_interval_ms).clamp(BEAT_MIN, BEAT_MAX);
+        Ok(Admission { membership, beat })
+    }
+
+    /// Stores what the Directory said, and is ready. A contradiction to what is stored ends the service: its sessions and
+    /// tokens mean nothing to another cluster.
+    async fn join(&mut self, membership: Membership) -> anyhow::Result<()> {
+        // Once in a life, and nobody waits for it: the sync may block this thread.
+        self.folder
+            .set_cluster_id(membership.cluster)
+            .context("the Directory's cluster is not that of the data folder")?;
+        self.handle.join(membership).await.context("the Directory's lock key is not that of the data folder")?;
+        self.readiness.set(ServingStatus::Serving).await;
+        tracing::info!(cluster = %membership.cluster, "registered with the Directory");
+        Ok(())
+    }
+
+    /// Beats for as long as the Directory answers.
+    async fn beat(&self, every: Duration) -> Failure {
+        match self.beat_on(every).await {
+            Ok(()) => Failure::new(Reason::Unavailable, "the Directory ended the heartbeat"),
+            Err(failure) => failure,
+        }
+    }
+
+    async fn beat_on(&self, every: Duration) -> Result<(), Failure> {
+        let mut client = self.client()?;
+        let (beats, outgoing) = mpsc::channel(1);
+        let beat = pb::HeartbeatRequest {
+            server_id: self.server.to_string(),
+            store_id: self.folder.store_id().to_string(),
+            ..Default::default()
+        };
+        // The first beat lies ready: a server may want to see it before it answers the call.
+        let sent = beats.try_send(beat.clone());
+        sent.map_err(|_| Failure::new(Reason::Internal, "the first heartbeat finds no room"))?;
+        let mut answers = in_time(client.heartbeat(ReceiverStream::new(outgoing))).await?.into_inner();
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut silent = 0;
+        loop {
+            tokio::select! {
+                answer = answers.message() => match answer.map_err(|status| Failure::from(&status))? {
+                    Some(_) => silent = 0,
+                    None => return Ok(()),
+                },
+                _ = ticks.tick() => {
+                    silent += 1;
+                    if silent > SILENT_BEATS_MAX {
+                        return Err(Failure::new(Reason::Unavailable, "the Directory does not answer heartbeats"));
+                    }
+                    // A beat that still waits says the same as the next one would.
+                    drop(beats.try_send(beat.clone()));
+                }
+            }
+        }
+    }
+}
+
+async fn in_time<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Failure> {
+    match timeout(CALL_DEADLINE, call).await {
+        Ok(result) => result.map_err(|status| Failure::from(&status)),
+        Err(_) => Err(Failure::new(Reason::DeadlineExceeded, "the Directory does not answer")),
+    }
+}
