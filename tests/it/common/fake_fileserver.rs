@@ -1,6 +1,9 @@
 //! A file server's part towards the Directory, without any data.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
 use dfs::{
     pb::{self, cluster_client::ClusterClient, directory_client::DirectoryClient},
@@ -18,8 +21,9 @@ use super::{directory::RunningDirectory, within_deadline};
 pub struct FakeFileServer {
     pub id: String,
     pub store: String,
-    /// Deletions that the Directory asked for and that are not confirmed by the next beat.
-    pub told_to_delete: Arc<Mutex<Vec<String>>>,
+    /// Blobs that it was told to delete, and has confirmed.
+    pub deleted: Arc<Mutex<BTreeSet<String>>>,
+    /// The newest map that a heartbeat brought.
     pub maps: watch::Receiver<pb::ClusterMap>,
     task: JoinHandle<()>,
 }
@@ -52,17 +56,18 @@ pub async fn start_fake_fileserver(directory: &RunningDirectory, id: &str, store
     let mut cluster = directory.cluster();
     let registered = cluster.register_server(a_registration(id, store)).await.expect("registers").into_inner();
     let (map_sender, maps) = watch::channel(registered.cluster_map.expect("a map"));
-    let told_to_delete = Arc::new(Mutex::new(Vec::new()));
-    let task = tokio::spawn(beat(cluster, a_beat(id, store), map_sender, told_to_delete.clone()));
-    FakeFileServer { id: id.to_owned(), store: store.to_owned(), told_to_delete, maps, task }
+    let deleted = Arc::new(Mutex::new(BTreeSet::new()));
+    let task = tokio::spawn(beat(cluster, a_beat(id, store), map_sender, deleted.clone()));
+    FakeFileServer { id: id.to_owned(), store: store.to_owned(), deleted, maps, task }
 }
 
 async fn beat(
     mut cluster: ClusterClient<Channel>,
     beat: pb::HeartbeatRequest,
     maps: watch::Sender<pb::ClusterMap>,
-    told_to_delete: Arc<Mutex<Vec<String>>>,
+    deleted: Arc<Mutex<BTreeSet<String>>>,
 ) {
+    let mut unconfirmed = Vec::new();
     let (sender, beats) = mpsc::channel(1);
     sender.send(beat.clone()).await.expect("room for a beat");
     let answers = cluster.heartbeat(ReceiverStream::new(beats)).await.expect("a heartbeat stream");
@@ -75,10 +80,11 @@ async fn beat(
                 if let Some(map) = answer.cluster_map {
                     maps.send_replace(map);
                 }
-                told_to_delete.lock().expect("no panic").extend(answer.delete_blobs);
+                unconfirmed.extend(answer.delete_blobs);
             }
             _ = ticks.tick() => {
-                let deleted_blobs = std::mem::take(&mut *told_to_delete.lock().expect("no panic"));
+                let deleted_blobs = std::mem::take(&mut unconfirmed);
+                deleted.lock().expect("no panic").extend(deleted_blobs.iter().cloned());
                 if sender.send(pb::HeartbeatRequest { deleted_blobs, ..beat.clone() }).await.is_err() {
                     return;
                 }
