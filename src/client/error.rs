@@ -7,13 +7,12 @@ use tonic_types::StatusExt;
 
 use crate::{
     pb,
-    status::{DOMAIN, Failure, Reason},
+    status::{DOMAIN, Failure, Reason, Retry},
 };
 
 /// Why a call failed, after all the retries that could help.
 ///
-/// Match [`Error::reason`], never the text. After a failure whose reason is [`Reason::DeadlineExceeded`] or
-/// [`Reason::Unavailable`] a mutation may have taken effect all the same: repeat it with the same write id to find out.
+/// Match [`Error::reason`], never the text. See [`Error::may_have_taken_effect`] for what is not known after a failure.
 #[derive(Clone)]
 pub struct Error {
     failure: Box<Failure>,
@@ -66,6 +65,14 @@ impl Error {
     /// What the failure says about `key`, such as `current` for a version mismatch.
     pub fn metadata(&self, key: &str) -> Option<&str> {
         self.failure.metadata.get(key).map(String::as_str)
+    }
+
+    /// Whether a mutation that failed so may have been carried out all the same, or may be yet.
+    ///
+    /// Who holds a lock for it should let the lease run out rather than release: an expired lease fences what is still
+    /// under way, a release does not. Repeating the mutation with the same write id tells what became of it.
+    pub fn may_have_taken_effect(&self) -> bool {
+        matches!(self.reason().retry(), Retry::Later | Retry::AfterRefresh) || self.reason() == Reason::Internal
     }
 
     /// The wait that the server asked for.
@@ -150,6 +157,15 @@ mod tests {
         assert_eq!(error.retry_after(), Reason::NoQuorum.retry_after());
         let error = Error::from(pb::ErrorStatus { retry_after_ms: 700, ..Default::default() });
         assert_eq!(error.retry_after(), Some(Duration::from_millis(700)));
+    }
+
+    #[test]
+    fn a_refusal_is_certain_and_silence_is_not() {
+        assert!(Error::silence(Duration::ZERO, "").may_have_taken_effect());
+        assert!(Error::from(Status::unavailable("")).may_have_taken_effect());
+        for certain in [Reason::VersionMismatch, Reason::FencingTokenStale, Reason::LockRequired, Reason::BadPath] {
+            assert!(!Error::new(certain, "").may_have_taken_effect(), "{certain}");
+        }
     }
 
     #[test]

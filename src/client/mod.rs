@@ -26,17 +26,24 @@
 //! Deliberately absent: a cache of contents (a read that names no version is the newest one), and any write that does
 //! not say what it is based on.
 
+mod bulk;
 mod call;
 mod channels;
+mod cluster;
 mod convert;
+mod edit;
 mod entries;
 mod error;
+mod lease;
+mod lock;
 mod map;
 mod model;
 mod ranges;
 mod read;
 mod retry;
 mod source;
+mod verify;
+mod watch;
 mod write;
 
 use std::{
@@ -47,13 +54,18 @@ use std::{
 use tokio_util::task::AbortOnDropHandle;
 
 pub use self::{
+    bulk::{SMALL_FILE_BYTES_MAX, SmallFile},
+    cluster::Readiness,
+    edit::EditOptions,
     entries::{Copy, CreateDirectory, Delete, Move, Update, WalkOptions},
     error::Error,
+    lock::{LockGuard, Session, SessionOptions},
     model::{
         Change, ChangeKind, ClusterStatus, Entry, EntryKind, FileServerStatus, Health, HealthCheck, Listed, Located,
         LockHolder, LockInfo, LockWaiter, QueuePosition, Receipt, Servers, VersionInfo,
     },
     read::{ReadOptions, Reader},
+    verify::{ReplicaReport, Verification},
     write::{WriteOptions, Writer},
 };
 pub use crate::{

@@ -160,6 +160,10 @@ pub(super) struct Total {
 }
 
 impl Total {
+    pub(super) fn of(data: &[u8]) -> Self {
+        Self { length: data.len() as u64, checksum: crc32c(data) }
+    }
+
     fn frame(&mut self, data: Bytes) -> pb::WriteData {
         let checksum = crc32c(&data);
         self.checksum = crc32c_combine(self.checksum, checksum, data.len() as u64);
