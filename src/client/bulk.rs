@@ -98,7 +98,7 @@ impl Client {
         files: impl Stream<Item = Listed> + Send + 'static,
     ) -> BoxStream<'static, (Entry, Result<Option<Bytes>, Error>)> {
         let client = self.clone();
-        let read = files.ready_chunks(GATHERED_MAX).map(gather).flat_map(|batches| stream::iter(batches));
+        let read = files.ready_chunks(GATHERED_MAX).map(gather).flat_map(stream::iter);
         let read = read.enumerate().map(move |(number, batch)| {
             let client = client.clone();
             let files: Vec<Entry> = batch.files.iter().map(|listed| listed.entry.clone()).collect();

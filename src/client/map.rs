@@ -50,9 +50,10 @@ impl View {
     /// A client that reached the Directory by its inside address is inside, and must not follow outside addresses: from
     /// within a container `localhost` is the container itself.
     fn new(map: ClusterMap, directory: &[String]) -> Self {
-        let inside = map.directory_servers.iter().any(|server| {
-            server.client_address() != server.address && directory.iter().any(|given| *given == server.address)
-        });
+        let inside = map
+            .directory_servers
+            .iter()
+            .any(|server| server.client_address() != server.address && directory.contains(&server.address));
         Self { map: Arc::new(map), inside }
     }
 
