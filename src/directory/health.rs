@@ -82,7 +82,7 @@ fn servers(map: &ClusterMap) -> Vec<Check> {
     vec![check("SERVER_DOWN", Health::Warn, summary, hint, down.iter().map(|server| &server.server))]
 }
 
-fn is_up(map: &ClusterMap, group: &Group) -> usize {
+fn live_in_sync(map: &ClusterMap, group: &Group) -> usize {
     let up = |id| map.servers.get(id).is_some_and(|server| server.state != ServerState::Down);
     group.in_sync.iter().filter(|id| up(id)).count()
 }
@@ -92,10 +92,11 @@ fn groups(map: &ClusterMap) -> Vec<Check> {
     let ids = |groups: &[&Group]| groups.iter().map(|group| group.group).collect::<Vec<_>>().into_iter();
     let min_in_sync = map.min_in_sync as usize;
     let headless: Vec<&Group> = all().filter(|group| group.primary.is_none()).collect();
-    let stuck: Vec<&Group> = all().filter(|group| group.primary.is_some() && is_up(map, group) < min_in_sync).collect();
+    let stuck: Vec<&Group> =
+        all().filter(|group| group.primary.is_some() && live_in_sync(map, group) < min_in_sync).collect();
     let short: Vec<&Group> = all()
-        .filter(|group| group.primary.is_some() && is_up(map, group) >= min_in_sync)
-        .filter(|group| group.in_sync.len() < group.members.len() || is_up(map, group) < group.in_sync.len())
+        .filter(|group| group.primary.is_some() && live_in_sync(map, group) >= min_in_sync)
+        .filter(|group| group.in_sync.len() < group.members.len() || live_in_sync(map, group) < group.in_sync.len())
         .collect();
     let mut checks = Vec::new();
     if !headless.is_empty() {

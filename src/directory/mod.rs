@@ -83,7 +83,7 @@ use crate::{
     cluster::{ClusterMap, Server, ServerState},
     config::DirectoryOptions,
     pb::{self, cluster_server::ClusterServer, directory_server::DirectoryServer},
-    serve::{Readiness, Services},
+    serve::Services,
     status::{Failure, Reason},
     token::LockKey,
     types::{ClusterId, Revision, ServerId, Timestamp},
@@ -106,37 +106,38 @@ pub async fn run(options: DirectoryOptions, listener: TcpListener, shutdown: Can
     let readiness = services.readiness().await;
     let serving = tokio::spawn(services.serve(listener, stop.clone()));
 
-    let worked = match open::open(&options, address, stop.clone()).await {
-        Ok(opened) => work(opened, &door, &readiness, &stop).await,
-        Err(error) => Err(error),
-    };
+    let opened = open::open(&options, address, stop.clone()).await;
+    if let Ok(opened) = &opened {
+        door.open(opened.directory.clone());
+        readiness.set(ServingStatus::Serving).await;
+        tracing::info!(server = %opened.directory.server.server, cluster = %opened.directory.cluster, "serving");
+        work(opened.directory.clone(), &stop).await;
+    }
     stop.cancel();
     readiness.set(ServingStatus::NotServing).await;
+    // Calls under way may still propose: the driver ends after them, and the folder is let go last.
     let served = serving.await.context("serve")?;
-    worked.and(served)
+    let open::Opened { driver, data, .. } = opened?;
+    let stopped = driver.stop().await;
+    drop(data);
+    stopped.and(served)
 }
 
-/// From the opened state to the closed one.
-async fn work(
-    opened: open::Opened,
-    door: &Door,
-    readiness: &Readiness,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
-    let open::Opened { directory, driver, data: _locked } = opened;
-    door.open(directory.clone());
-    readiness.set(ServingStatus::Serving).await;
-    tracing::info!(server = %directory.server.server, cluster = %directory.cluster, "serving");
-
+/// What goes on until `stop`, beside answering calls.
+async fn work(directory: Arc<Directory>, stop: &CancellationToken) {
     let mut chores = JoinSet::new();
     chores.spawn(overseer::judge_leases(directory.clone()));
+    chores.spawn(overseer::look_after_suspects(directory.clone()));
     chores.spawn(overseer::collect(directory.clone()));
-    stop.cancelled().await;
-
-    readiness.set(ServingStatus::NotServing).await;
+    tokio::select! {
+        () = stop.cancelled() => {}
+        Some(ended) = chores.join_next() => {
+            tracing::error!(?ended, "a task that should go on for ever has ended: stopping");
+            stop.cancel();
+        }
+    }
     chores.shutdown().await;
     directory.streams.ended().await;
-    driver.stop().await
 }
 
 /// The running Directory, as the handlers see it.
@@ -151,6 +152,7 @@ pub struct Directory {
     maps: channel::Receiver<Arc<ClusterMap>>,
     leases: Mutex<lease::Table>,
     prober: Prober,
+    suspects: report::Suspects,
     streams: Streams,
 }
 

@@ -17,6 +17,7 @@ use super::{
     model::Cluster,
     probe::Prober,
     reader::Reader,
+    report::Suspects,
     state::Database,
     streams::Streams,
 };
@@ -68,6 +69,7 @@ pub async fn open(options: &DirectoryOptions, address: SocketAddr, stop: Cancell
         maps: driver.map.clone(),
         leases: Mutex::new(leases),
         prober: Prober::default(),
+        suspects: Suspects::default(),
         streams: Streams::new(stop),
     };
     Ok(Opened { directory: Arc::new(directory), driver, data })

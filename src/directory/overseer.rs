@@ -1,4 +1,4 @@
-//! What the Directory does by itself: judges leases, and forgets what is over.
+//! What the Directory does by itself: judges leases, looks after suspects, and forgets what is over.
 
 use std::{sync::Arc, time::Instant};
 
@@ -7,7 +7,7 @@ use tokio::time::{Duration, MissedTickBehavior, interval};
 use super::{
     Directory,
     command::{Command, Outcome},
-    lease,
+    lease, report,
 };
 
 /// How late a lease that has run out may be noticed.
@@ -33,6 +33,17 @@ pub async fn judge_leases(directory: Arc<Directory>) {
             if let Err(error) = directory.proposer.propose(Command::MarkDown { server: server.clone() }).await {
                 tracing::warn!(%server, %error, "a server could not be marked down");
             }
+        }
+    }
+}
+
+/// Looks whether a server that a primary has reported is dead for everybody: if so, the groups that it leads need not
+/// wait for its lease. Never ends.
+pub async fn look_after_suspects(directory: Arc<Directory>) {
+    loop {
+        let suspect = directory.suspects.next().await;
+        if let Err(failure) = report::look_at(&directory, &suspect).await {
+            tracing::warn!(server = %suspect, %failure, "a suspect could not be looked after");
         }
     }
 }

@@ -2,10 +2,19 @@
 //!
 //! A primary's word about a replica is enough: it alone knows which copies a write has, and the worst that a wrong report
 //! does is that a good replica catches up again. A client's word is not: its own network may be at fault, so the
-//! Directory looks for itself.
+//! Directory looks for itself. It also looks at whom a primary has reported, after the answer: where a server is dead for
+//! everybody, the groups that it leads get a new primary without waiting for the end of its lease.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
+use tokio::sync::Notify;
 
 use super::{Directory, command::Command, convert, error::Rejected, probe::Verdict};
 use crate::{
+    cluster::ServerState,
     convert::{optional_server_id, server_id},
     pb,
     status::Failure,
@@ -37,23 +46,47 @@ impl TryFrom<&pb::ReportSuspectRequest> for Report {
 pub async fn decide(directory: &Directory, report: Report) -> Result<(), Failure> {
     match report {
         Report::ByPrimary { primary, suspect, groups } => {
-            known_address(directory, &suspect)?;
             tracing::info!(%primary, %suspect, groups = groups.len(), "a primary reports a replica");
-            directory.proposer.propose(Command::EvictReplica { primary, suspect, groups }).await?;
+            directory.proposer.propose(Command::EvictReplica { primary, suspect: suspect.clone(), groups }).await?;
+            directory.suspects.add(suspect);
+            Ok(())
         }
-        Report::ByClient { suspect } => {
-            let address = known_address(directory, &suspect)?;
-            if directory.is_down(&suspect) || directory.prober.probe(&suspect, &address).await == Verdict::Alive {
-                return Ok(());
-            }
-            tracing::warn!(server = %suspect, address, "a reported server does not answer");
-            directory.proposer.propose(Command::MarkDown { server: suspect }).await?;
-        }
+        Report::ByClient { suspect } => look_at(directory, &suspect).await,
     }
+}
+
+/// Asks the server whether it is alive, unless it is known to be down, and marks it down if it does not answer.
+pub async fn look_at(directory: &Directory, suspect: &ServerId) -> Result<(), Failure> {
+    let known = directory.find_server(suspect).ok_or_else(|| Rejected::ServerNotFound { server: suspect.clone() })?;
+    if known.state == ServerState::Down || directory.prober.probe(suspect, &known.address).await == Verdict::Alive {
+        return Ok(());
+    }
+    tracing::warn!(server = %suspect, address = known.address, "a reported server does not answer");
+    directory.proposer.propose(Command::MarkDown { server: suspect.clone() }).await?;
     Ok(())
 }
 
-fn known_address(directory: &Directory, server: &ServerId) -> Result<String, Failure> {
-    let known = directory.find_server(server);
-    Ok(known.ok_or_else(|| Rejected::ServerNotFound { server: server.clone() })?.address)
+/// Servers that primaries have reported, to be looked at; each at most once at a time.
+#[derive(Default)]
+pub struct Suspects {
+    waiting: Mutex<BTreeSet<ServerId>>,
+    added: Notify,
+}
+
+impl Suspects {
+    /// Only registered servers are added, so there are never more than those.
+    fn add(&self, suspect: ServerId) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(suspect);
+        self.added.notify_one();
+    }
+
+    pub async fn next(&self) -> ServerId {
+        loop {
+            let first = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
+            match first {
+                Some(suspect) => return suspect,
+                None => self.added.notified().await,
+            }
+        }
+    }
 }

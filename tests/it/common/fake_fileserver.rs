@@ -51,10 +51,11 @@ pub fn a_beat(id: &str, store: &str) -> pb::HeartbeatRequest {
     }
 }
 
-/// Registers a server and keeps its lease until it is dropped.
+/// Registers a server and keeps its lease until it is dropped. A probe of it is answered by the Directory's own health.
 pub async fn start_fake_fileserver(directory: &RunningDirectory, id: &str, store: &str) -> FakeFileServer {
     let mut cluster = directory.cluster();
-    let registered = cluster.register_server(a_registration(id, store)).await.expect("registers").into_inner();
+    let registration = pb::RegisterServerRequest { address: directory.address.clone(), ..a_registration(id, store) };
+    let registered = cluster.register_server(registration).await.expect("registers").into_inner();
     let (map_sender, maps) = watch::channel(registered.cluster_map.expect("a map"));
     let deleted = Arc::new(Mutex::new(BTreeSet::new()));
     let task = tokio::spawn(beat(cluster, a_beat(id, store), map_sender, deleted.clone()));

@@ -140,6 +140,31 @@ async fn a_reported_server_that_does_not_answer_is_down_before_its_lease_ends() 
 }
 
 #[tokio::test]
+async fn a_server_that_a_primary_reports_and_that_is_dead_loses_all_its_groups_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let running = start_directory(folder.path(), &[]).await;
+    let registered = Instant::now();
+    for id in ["fileserver-a", "fileserver-b", "fileserver-c"] {
+        let registration = a_registration(id, &StoreId::random().to_string());
+        running.cluster().register_server(registration).await.expect("registers");
+    }
+    let map = current_map(&running).await;
+    let group = map.groups.iter().find(|group| group.primary != "fileserver-b").expect("others lead too");
+    let report = pb::ReportSuspectRequest {
+        suspect_id: "fileserver-b".into(),
+        reporter_id: group.primary.clone(),
+        groups: vec![pb::GroupEpoch { group: group.group, epoch: group.epoch }],
+    };
+    running.cluster().report_suspect(report).await.expect("is decided");
+    let gone =
+        |map: &pb::ClusterMap| map.groups.iter().all(|group| !group.in_sync.contains(&"fileserver-b".to_owned()));
+    let after = wait_for_map(&running, "its groups to go on without it", gone).await;
+    assert!(registered.elapsed() < LEASE, "too slow to tell the probe from the lease");
+    assert!(after.groups.iter().all(|group| !group.primary.is_empty() && group.primary != "fileserver-b"));
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_reported_server_that_answers_keeps_its_places() {
     let folder = tempfile::tempdir().expect("a folder");
     let running = start_directory(folder.path(), &[]).await;
