@@ -148,8 +148,10 @@ pub enum Command {
         group: GroupId,
         epoch: Epoch,
         inode: Inode,
-        /// What the current version's extents must begin with.
-        prefix: Vec<Extent>,
+        /// So many extents in front stay as they are.
+        skip: usize,
+        /// What the current version's extents must be from there on.
+        run: Vec<Extent>,
         merged: (BlobId, u64),
         begin_time: Timestamp,
     },

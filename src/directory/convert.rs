@@ -222,8 +222,8 @@ fn piece(field: &str, piece: &pb::BlobPiece) -> Result<(BlobId, u64), Failure> {
 
 pub fn merge_extents(request: &pb::MergeExtentsRequest) -> Result<Command, Failure> {
     at_most("extents", request.extents.len(), PIECES_MAX)?;
-    let prefix = extents("extents", &request.extents)?;
-    if prefix.is_empty() {
+    let run = extents("extents", &request.extents)?;
+    if run.is_empty() {
         return Err(Failure::bad_argument("extents", "names nothing to merge"));
     }
     let merged = required("merged", request.merged.as_ref())?;
@@ -233,7 +233,8 @@ pub fn merge_extents(request: &pb::MergeExtentsRequest) -> Result<Command, Failu
         group: GroupId(request.group),
         epoch: Epoch(request.epoch),
         inode: Inode(request.inode),
-        prefix,
+        skip: request.skip as usize,
+        run,
         merged: piece("merged", merged)?,
         begin_time: timestamp("begin_time", begin_time)?,
     })

@@ -1,4 +1,4 @@
-//! Merging extents: many small pieces at the beginning of a version become one blob with the same bytes.
+//! Merging extents: many small pieces of a version, one after the other, become one blob with the same bytes.
 //!
 //! Changes neither bytes nor version, so nobody who reads can tell; readers that looked up before still find the old
 //! blobs for the time of grace. The primary has compared the checksums before it asks.
@@ -23,7 +23,9 @@ pub(super) struct Merge<'a> {
     pub group: GroupId,
     pub epoch: Epoch,
     pub inode: Inode,
-    pub prefix: &'a [Extent],
+    /// So many extents in front stay as they are.
+    pub skip: usize,
+    pub run: &'a [Extent],
     pub merged: (BlobId, u64),
     pub begin_time: Timestamp,
 }
@@ -37,19 +39,22 @@ pub(super) fn merge_extents(tables: &mut Tables, asked: Merge) -> Result<Effect,
     }
     let mut version = commit::newest(tables, asked.inode, &node)?;
     let merged = Extent { group: asked.group, blob, blob_offset: 0, length };
-    if version.extents.first() == Some(&merged) {
+    if version.extents.get(asked.skip) == Some(&merged) {
         return Ok(Effect::Nothing(Outcome::Done));
     }
     commit::check_group(tables, asked.primary, asked.group, asked.epoch)?;
     commit::check_young(tables, asked.begin_time)?;
     commit::check_pieces(tables, &[asked.merged])?;
-    let Some(rest) = version.extents.strip_prefix(asked.prefix) else { return Err(Rejected::ExtentsChanged.into()) };
-    if asked.prefix.is_empty() || content::length(asked.prefix) != length {
+    let split = version.extents.split_at_checked(asked.skip);
+    let Some((kept, Some(rest))) = split.map(|(kept, rest)| (kept, rest.strip_prefix(asked.run))) else {
+        return Err(Rejected::ExtentsChanged.into());
+    };
+    if asked.run.is_empty() || content::length(asked.run) != length {
         return Err(Rejected::ExtentsChanged.into());
     }
 
     let before = blobs_of(&version.extents);
-    version.extents = [merged].iter().chain(rest).copied().collect();
+    version.extents = kept.iter().chain([&merged]).chain(rest).copied().collect();
     let after = blobs_of(&version.extents);
     blobs::admit(tables, asked.group, blob, length, (asked.inode, node.version))?;
     blobs::reference(tables, blob)?;

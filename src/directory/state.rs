@@ -158,9 +158,10 @@ fn dispatch(tables: &mut Tables, command: &Command) -> Result<Effect, Error> {
             copy::restore_version(tables, *write_id, path, *version, precondition)
         }
         Command::CommitWrite { primary, commit } => commit::commit_write(tables, primary, commit),
-        Command::MergeExtents { primary, group, epoch, inode, prefix, merged, begin_time } => {
+        Command::MergeExtents { primary, group, epoch, inode, skip, run, merged, begin_time } => {
             let (group, epoch, inode, merged, begin_time) = (*group, *epoch, *inode, *merged, *begin_time);
-            merge::merge_extents(tables, Merge { primary, group, epoch, inode, prefix, merged, begin_time })
+            let skip = *skip;
+            merge::merge_extents(tables, Merge { primary, group, epoch, inode, skip, run, merged, begin_time })
         }
         Command::SettleBlob { blob, .. } => blobs::settle(tables, *blob),
         Command::RaiseFence { path, token } => fence::raise_by_lock_service(tables, path, *token),

@@ -7,7 +7,7 @@
 //!
 //! No clock, no I/O: the driver tells what happened and carries out what [`Copies::advance`] answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use crate::types::{BlobId, Epoch, ServerId};
 
@@ -171,9 +171,8 @@ impl Copies {
                 continue;
             }
             for member in group.required() {
-                let key = (*blob, member.clone());
-                if !self.copies.contains_key(&key) {
-                    self.copies.insert(key, Copy::Sending);
+                if let Entry::Vacant(copy) = self.copies.entry((*blob, member.clone())) {
+                    copy.insert(Copy::Sending);
                     effects.push(Effect::Push { blob: *blob, member: member.clone() });
                 }
             }

@@ -116,10 +116,10 @@ impl Replica {
         self.take(source, blob, stored)
     }
 
-    /// This server fetches a blob by itself. `false`: a primary is sending it just now.
+    /// This server fetches a blob by itself. `false`: somebody else is bringing it, or has just brought it.
     pub fn begin_fetch(&mut self, source: SourceId, blob: BlobId) -> bool {
-        let sent = matches!(self.held.get(&blob), Some(Held { state: State::Receiving { .. } | State::Sealing, .. }));
-        !sent && self.take(source, blob, Stored::Part).is_ok()
+        let taken = self.held.get(&blob).is_some_and(|held| held.source != source);
+        !taken && self.take(source, blob, Stored::Part).is_ok()
     }
 
     fn take(&mut self, source: SourceId, blob: BlobId, stored: Stored) -> Result<Verdict, Refused> {
@@ -190,10 +190,15 @@ impl Replica {
         }
     }
 
-    /// The blob was refused, or the store could not take it: what follows of it is ignored.
-    pub fn refuse(&mut self, source: SourceId, blob: BlobId) {
-        if self.of_source(source, blob).is_some() {
-            self.forget(blob);
+    /// The blob was refused, or the store could not take it: what follows of it is ignored. Answers whether an unfinished
+    /// part is to be thrown away; a whole blob never is, whatever a primary sends after it.
+    pub fn refuse(&mut self, source: SourceId, blob: BlobId) -> bool {
+        match self.of_source(source, blob).map(|held| &held.state) {
+            None | Some(State::Durable) => false,
+            Some(State::Receiving { .. } | State::Sealing) => {
+                self.forget(blob);
+                true
+            }
         }
     }
 
@@ -346,6 +351,21 @@ mod tests {
         assert_eq!(begun, Ok(Verdict::Have));
         assert_eq!(replica.chunk(STREAM, a_blob(), 0, 10), Ok(Verdict::Have));
         assert_eq!(replica.seal(STREAM, a_blob()), Ok(Verdict::Have));
+    }
+
+    #[test]
+    fn a_refusal_never_costs_a_whole_blob() {
+        let mut replica = a_replica();
+        assert!(!replica.refuse(STREAM, a_blob()), "a blob that is not of this stream");
+        assert_eq!(begin(&mut replica, STREAM, "a", 5), Ok(Verdict::Accept));
+        assert!(replica.refuse(STREAM, a_blob()));
+        assert_eq!(replica.chunk(STREAM, a_blob(), 0, 10), Ok(Verdict::Ignore));
+
+        assert_eq!(begin(&mut replica, STREAM, "a", 5), Ok(Verdict::Accept));
+        assert_eq!(replica.seal(STREAM, a_blob()), Ok(Verdict::Accept));
+        replica.sealed(STREAM, a_blob());
+        assert!(!replica.refuse(STREAM, a_blob()));
+        assert!(replica.is_held(a_blob(), Instant::now()));
     }
 
     #[test]

@@ -1,0 +1,197 @@
+//! Registers this server with the Directory and keeps its lease; what comes back on the heartbeats is the cluster map, the
+//! Directory's time, and blobs to delete.
+//!
+//! Beats never wait for a disk: deletions are done aside, and confirmed in a later beat.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::{
+    convert,
+    fileserver::{error::Error, locked, node::Node},
+    pb,
+    types::{BlobId, ClusterId},
+};
+
+const RETRY_INTERVAL: Duration = Duration::from_millis(300);
+/// When the Directory says none.
+const BEAT_INTERVAL_DEFAULT: Duration = Duration::from_millis(500);
+/// Without any answer for this long the stream is opened anew.
+const SILENCE: Duration = Duration::from_secs(3);
+/// Directives that wait for the disk; the Directory repeats what is not confirmed.
+const DELETIONS_MAX: usize = 4;
+/// Confirmations in one beat, as the contract says.
+const CONFIRMATIONS_MAX: usize = 10_000;
+const CONFIRMATIONS_QUEUE_MAX: usize = 100_000;
+
+/// How this server presents itself.
+#[derive(Clone, Debug)]
+pub struct Presence {
+    pub address: String,
+    pub external_address: String,
+    pub zone: String,
+    pub cluster: Option<ClusterId>,
+}
+
+/// Registers, again and again until it is accepted. The answer says how often to beat.
+pub async fn register(node: &Node, presence: &Presence) -> Result<pb::RegisterServerResponse, Error> {
+    let status = node.store.status();
+    let request = pb::RegisterServerRequest {
+        kind: pb::ServerKind::Fileserver.into(),
+        server_id: node.me.to_string(),
+        store_id: node.store_id.to_string(),
+        cluster_id: presence.cluster.map(|cluster| cluster.to_string()).unwrap_or_default(),
+        address: presence.address.clone(),
+        external_address: presence.external_address.clone(),
+        zone: presence.zone.clone(),
+        software_version: env!("CARGO_PKG_VERSION").to_owned(),
+        disk_used_bytes: status.disk_used_bytes,
+        disk_total_bytes: status.disk_total_bytes,
+        blob_count: status.blob_count,
+    };
+    let mut said = String::new();
+    loop {
+        let answer = node.directory.answer(node.directory.cluster()?.register_server(request.clone())).await;
+        match answer {
+            Ok(answer) => return take_registration(node, answer),
+            Err(error) => {
+                let reason = error.to_string();
+                if reason != said {
+                    tracing::warn!(%error, "cannot register with the Directory yet");
+                    said = reason;
+                }
+                tokio::time::sleep(RETRY_INTERVAL).await;
+            }
+        }
+    }
+}
+
+fn take_registration(node: &Node, answer: pb::RegisterServerResponse) -> Result<pb::RegisterServerResponse, Error> {
+    if let Some(map) = &answer.cluster_map {
+        node.map.offer(convert::cluster::cluster_map(map).map_err(Error::Refused)?);
+    }
+    hear_time(node, answer.directory_time.as_ref())?;
+    Ok(answer)
+}
+
+fn hear_time(node: &Node, time: Option<&prost_types::Timestamp>) -> Result<(), Error> {
+    if let Some(time) = convert::optional_timestamp("directory_time", time).map_err(Error::Refused)? {
+        node.heard_time(time);
+    }
+    Ok(())
+}
+
+/// Beats until the shutdown; registers anew whenever the stream is lost.
+pub async fn run(node: Arc<Node>, presence: Presence, registered: pb::RegisterServerResponse) {
+    let (deletions, orders) = mpsc::channel(DELETIONS_MAX);
+    let (confirmations, mut confirmed) = mpsc::channel(CONFIRMATIONS_QUEUE_MAX);
+    let deleter = delete_as_told(node.clone(), orders, confirmations);
+    let beats = async {
+        let mut registered = registered;
+        loop {
+            let ended = beat(&node, &registered, &deletions, &mut confirmed).await;
+            tracing::warn!(error = ?ended.err().map(|error| error.to_string()), "heartbeat stream ended");
+            node.directory.turn();
+            tokio::time::sleep(RETRY_INTERVAL).await;
+            match register(&node, &presence).await {
+                Ok(answer) => registered = answer,
+                Err(error) => tracing::warn!(%error, "the answer to a registration makes no sense"),
+            }
+        }
+    };
+    tokio::select! {
+        () = node.shutdown.cancelled() => {}
+        () = deleter => {}
+        () = beats => {}
+    }
+}
+
+async fn beat(
+    node: &Node,
+    registered: &pb::RegisterServerResponse,
+    deletions: &mpsc::Sender<Vec<BlobId>>,
+    confirmed: &mut mpsc::Receiver<BlobId>,
+) -> Result<(), Error> {
+    let interval = match registered.heartbeat_interval_ms {
+        0 => BEAT_INTERVAL_DEFAULT,
+        ms => Duration::from_millis(ms),
+    };
+    let (beats, outgoing) = mpsc::channel(4);
+    let first = next_beat(node, confirmed);
+    beats.try_send(first).map_err(|_| Error::Stopping)?;
+    let opened = timeout(SILENCE, node.directory.cluster()?.heartbeat(ReceiverStream::new(outgoing))).await;
+    let mut answers = opened.map_err(|_| Error::Idle(SILENCE))??.into_inner();
+    let send = async {
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let Ok(room) = beats.reserve().await else { return Err(Error::EndedEarly) };
+            room.send(next_beat(node, confirmed));
+        }
+    };
+    let listen = async {
+        loop {
+            let answer = timeout(SILENCE, answers.message()).await.map_err(|_| Error::Idle(SILENCE))??;
+            on_answer(node, answer.ok_or(Error::EndedEarly)?, deletions)?;
+        }
+    };
+    tokio::select! {
+        ended = send => ended,
+        ended = listen => ended,
+    }
+}
+
+fn next_beat(node: &Node, confirmed: &mut mpsc::Receiver<BlobId>) -> pb::HeartbeatRequest {
+    let status = node.store.status();
+    let deleted = std::iter::from_fn(|| confirmed.try_recv().ok()).take(CONFIRMATIONS_MAX);
+    pb::HeartbeatRequest {
+        server_id: node.me.to_string(),
+        store_id: node.store_id.to_string(),
+        disk_used_bytes: status.disk_used_bytes,
+        disk_total_bytes: status.disk_total_bytes,
+        blob_count: status.blob_count,
+        deleted_blobs: deleted.map(|blob| blob.to_string()).collect(),
+        read_only_reason: status.read_only.unwrap_or_default(),
+    }
+}
+
+fn on_answer(node: &Node, answer: pb::HeartbeatResponse, deletions: &mpsc::Sender<Vec<BlobId>>) -> Result<(), Error> {
+    hear_time(node, answer.directory_time.as_ref())?;
+    if let Some(map) = &answer.cluster_map {
+        node.map.offer(convert::cluster::cluster_map(map).map_err(Error::Refused)?);
+    }
+    if !answer.delete_blobs.is_empty() {
+        let blobs = answer.delete_blobs.iter().map(|blob| convert::blob_id("delete_blobs", blob));
+        let blobs = blobs.collect::<Result<Vec<_>, _>>().map_err(Error::Refused)?;
+        if deletions.try_send(blobs).is_err() {
+            tracing::debug!("deletions put off: the disk is busy with others");
+        }
+    }
+    Ok(())
+}
+
+async fn delete_as_told(node: Arc<Node>, mut orders: mpsc::Receiver<Vec<BlobId>>, confirmations: mpsc::Sender<BlobId>) {
+    while let Some(blobs) = orders.recv().await {
+        {
+            let mut replica = locked(&node.replica);
+            blobs.iter().for_each(|blob| replica.forget(*blob));
+        }
+        match node.store.delete(blobs.clone()).await {
+            Ok(()) => {
+                tracing::debug!(blobs = blobs.len(), "deleted as told");
+                for blob in blobs {
+                    if confirmations.send(blob).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, blobs = blobs.len(), "blobs cannot be deleted"),
+        }
+    }
+}

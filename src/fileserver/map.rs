@@ -1,0 +1,231 @@
+//! This server's view of the cluster: groups, primaries, epochs, addresses, and who is joining the groups it leads.
+//!
+//! News comes from several sides (heartbeats, answers of the Directory), in any order. A view never goes back: a map
+//! replaces the one before it if it is newer, and a group's configuration only ever gives way to one of a higher epoch.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::sync::watch;
+
+use crate::{
+    cluster::{self, ClusterMap, Server},
+    fileserver::{
+        error::{Error, Leader},
+        in_sync::Group,
+    },
+    types::{GroupId, Path, ServerId},
+};
+
+/// The cluster at one moment; never changes.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// `None` until the Directory has said.
+    map: Option<ClusterMap>,
+    groups: BTreeMap<GroupId, Group>,
+}
+
+impl View {
+    pub fn is_known(&self) -> bool {
+        self.map.is_some()
+    }
+
+    pub fn group(&self, group: GroupId) -> Option<&Group> {
+        self.groups.get(&group)
+    }
+
+    pub fn groups(&self) -> impl Iterator<Item = (GroupId, &Group)> {
+        self.groups.iter().map(|(id, group)| (*id, group))
+    }
+
+    /// The groups that a server is a member of, as the Directory says them.
+    pub fn groups_of<'a>(&'a self, server: &'a ServerId) -> impl Iterator<Item = &'a cluster::Group> {
+        self.map.iter().flat_map(|map| map.groups.values()).filter(move |group| group.is_member(server))
+    }
+
+    pub fn server(&self, server: &ServerId) -> Option<&Server> {
+        self.map.as_ref()?.servers.get(server)
+    }
+
+    pub fn cluster_id(&self) -> String {
+        self.map.as_ref().map(|map| map.cluster.to_string()).unwrap_or_default()
+    }
+
+    /// The group that a path is written to.
+    pub fn group_of(&self, path: &Path) -> Result<GroupId, Error> {
+        self.map.as_ref().and_then(|map| path.group(map.group_count)).ok_or(Error::NotReady)
+    }
+
+    /// The group, if this server leads it; else where to go.
+    pub fn led_by(&self, group: GroupId, me: &ServerId) -> Result<&Group, Error> {
+        let configuration = self.group(group).ok_or(Error::NotReady)?;
+        if configuration.is_led_by(me) { Ok(configuration) } else { Err(self.not_primary(group)) }
+    }
+
+    pub fn not_primary(&self, group: GroupId) -> Error {
+        let primary = self.group(group).and_then(|group| group.primary.as_ref());
+        let leader = primary.and_then(|primary| self.server(primary));
+        let leader =
+            leader.map(|server| Leader { server: server.server.clone(), address: server.client_address().to_owned() });
+        Error::NotPrimary { group, leader }
+    }
+
+    fn take(&mut self, group: &cluster::Group, min_in_sync: usize) {
+        let before = self.groups.get(&group.group);
+        if before.is_some_and(|before| before.epoch > group.epoch) {
+            return;
+        }
+        let configuration = Group {
+            epoch: group.epoch,
+            members: group.members.iter().cloned().collect(),
+            in_sync: group.in_sync.iter().cloned().collect(),
+            primary: group.primary.clone(),
+            joiners: before.map(|before| before.joiners.clone()).unwrap_or_default(),
+            min_in_sync,
+        };
+        if before.is_some_and(|before| before.epoch < group.epoch) {
+            let (epoch, primary) = (group.epoch, group.primary.as_ref().map(ServerId::as_str));
+            tracing::info!(group = %group.group, %epoch, ?primary, in_sync = ?group.in_sync, "group changed");
+        }
+        self.groups.insert(group.group, configuration);
+    }
+}
+
+/// The newest view, for whoever wants to be told of changes.
+#[derive(Clone, Debug)]
+pub struct Map {
+    sender: watch::Sender<Arc<View>>,
+}
+
+impl Default for Map {
+    fn default() -> Self {
+        Self { sender: watch::Sender::new(Arc::default()) }
+    }
+}
+
+impl Map {
+    pub fn now(&self) -> Arc<View> {
+        self.sender.borrow().clone()
+    }
+
+    pub fn watch(&self) -> watch::Receiver<Arc<View>> {
+        self.sender.subscribe()
+    }
+
+    /// Takes what is newer of a map from the Directory.
+    pub fn offer(&self, map: ClusterMap) {
+        self.change(|view| {
+            if view.map.as_ref().is_some_and(|before| before.map_version >= map.map_version) {
+                return false;
+            }
+            for group in map.groups.values() {
+                view.take(group, map.min_in_sync as usize);
+            }
+            view.map = Some(map);
+            true
+        });
+    }
+
+    /// Takes one group's configuration, if it is newer.
+    pub fn offer_group(&self, group: &cluster::Group) {
+        self.change(|view| {
+            let min_in_sync = view.map.as_ref().map_or(1, |map| map.min_in_sync as usize);
+            view.take(group, min_in_sync);
+            true
+        });
+    }
+
+    /// From now on every commit in the group waits for `member` too.
+    pub fn admit(&self, group: GroupId, member: ServerId) {
+        self.change(|view| match view.groups.get_mut(&group) {
+            Some(group) => group.joiners.insert(member),
+            None => false,
+        });
+    }
+
+    /// The member joined, or gave up.
+    pub fn dismiss(&self, group: GroupId, member: &ServerId) {
+        self.change(|view| view.groups.get_mut(&group).is_some_and(|group| group.joiners.remove(member)));
+    }
+
+    /// The member is not to be waited for in any group that it was joining.
+    pub fn dismiss_everywhere(&self, member: &ServerId) {
+        self.change(|view| {
+            let removed = view.groups.values_mut().filter_map(|group| group.joiners.take(member));
+            removed.count() > 0
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut View) -> bool) {
+        self.sender.send_if_modified(|view| change(Arc::make_mut(view)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{ClusterId, Epoch};
+
+    fn server(name: &str) -> ServerId {
+        name.parse().unwrap()
+    }
+
+    fn a_group(epoch: u64, primary: &str) -> cluster::Group {
+        cluster::Group {
+            group: GroupId(0),
+            epoch: Epoch(epoch),
+            members: vec![server("a"), server("b")],
+            in_sync: vec![server("a"), server("b")],
+            primary: Some(server(primary)),
+        }
+    }
+
+    fn a_map(map_version: u64, epoch: u64, primary: &str) -> ClusterMap {
+        ClusterMap {
+            map_version,
+            cluster: ClusterId::from_bytes([1; 16]),
+            group_count: 1,
+            groups: [(GroupId(0), a_group(epoch, primary))].into(),
+            servers: BTreeMap::new(),
+            lock_servers: vec![],
+            directory_servers: vec![],
+            copies: 2,
+            min_in_sync: 2,
+        }
+    }
+
+    fn epoch_of(map: &Map) -> Option<Epoch> {
+        map.now().group(GroupId(0)).map(|group| group.epoch)
+    }
+
+    #[test]
+    fn a_view_never_goes_back() {
+        let map = Map::default();
+        map.offer(a_map(2, 5, "a"));
+        map.offer(a_map(1, 4, "b"));
+        assert_eq!(epoch_of(&map), Some(Epoch(5)));
+        map.offer_group(&a_group(7, "b"));
+        map.offer(a_map(3, 6, "a"));
+        assert_eq!(epoch_of(&map), Some(Epoch(7)), "an answer was ahead of the map");
+        map.offer(a_map(4, 8, "a"));
+        assert_eq!(epoch_of(&map), Some(Epoch(8)));
+    }
+
+    #[test]
+    fn joiners_survive_a_change_of_the_map_until_they_are_dismissed() {
+        let map = Map::default();
+        map.offer(a_map(1, 1, "a"));
+        map.admit(GroupId(0), server("c"));
+        map.offer(a_map(2, 2, "a"));
+        let required = |map: &Map| map.now().group(GroupId(0)).map(|group| group.required().count());
+        assert_eq!(required(&map), Some(3));
+        map.dismiss_everywhere(&server("c"));
+        assert_eq!(required(&map), Some(2));
+    }
+
+    #[test]
+    fn before_the_map_is_known_nobody_leads() {
+        let view = Map::default().now();
+        assert!(matches!(view.group_of(&"/a".parse().unwrap()), Err(Error::NotReady)));
+        assert!(matches!(view.led_by(GroupId(0), &server("a")), Err(Error::NotReady)));
+    }
+}

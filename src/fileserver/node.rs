@@ -1,0 +1,130 @@
+//! What the parts of one file server share.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    committer::Committer,
+    directory_link::DirectoryLink,
+    error::Error,
+    in_flight::InFlight,
+    map::Map,
+    merge::Merges,
+    replica::{Replica, SourceId},
+    replication::{Memory, sender::Peers},
+    store::Store,
+    suspicion::Suspicion,
+};
+use crate::{
+    convert, pb,
+    types::{BlobId, CHUNK_LENGTH_MAX, ServerId, StoreId, Timestamp},
+};
+
+/// For all frames that are on their way through this server to disks and replicas.
+const WRITE_BYTES_MAX: usize = 64 << 20;
+/// For all chunks on their way to readers. Apart from the other, so that readers who do not read stop no writes.
+const READ_BYTES_MAX: usize = 64 << 20;
+
+/// The memory of the process that data on its way may take.
+pub struct Budget {
+    writes: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { writes: Arc::new(Semaphore::new(WRITE_BYTES_MAX)), reads: Arc::new(Semaphore::new(READ_BYTES_MAX)) }
+    }
+}
+
+impl Budget {
+    /// Waits for room for a frame that is written or replicated.
+    pub async fn for_write(&self, bytes: usize) -> Memory {
+        take(&self.writes, bytes).await
+    }
+
+    /// Waits for room for a chunk that is read.
+    pub async fn for_read(&self, bytes: usize) -> Memory {
+        take(&self.reads, bytes).await
+    }
+}
+
+async fn take(share: &Arc<Semaphore>, bytes: usize) -> Memory {
+    let permits = bytes.clamp(1, CHUNK_LENGTH_MAX) as u32;
+    // Nothing closes the semaphore; were it closed, there would be no bound to keep.
+    Arc::new(share.clone().acquire_many_owned(permits).await.ok())
+}
+
+pub struct Node {
+    pub me: ServerId,
+    pub store_id: StoreId,
+    pub store: Store,
+    pub map: Map,
+    pub directory: DirectoryLink,
+    pub peers: Peers,
+    pub suspicion: Suspicion,
+    pub replica: Mutex<Replica>,
+    pub in_flight: InFlight,
+    pub committer: Committer,
+    pub merges: Merges,
+    pub staged_ttl: Duration,
+    /// The Directory's time in milliseconds, as last heard; never goes back.
+    pub directory_time: AtomicU64,
+    pub tasks: TaskTracker,
+    pub shutdown: CancellationToken,
+    pub budget: Budget,
+    pub sources: AtomicU64,
+}
+
+impl Node {
+    /// A name for something that brings blobs to this server.
+    pub fn next_source(&self) -> SourceId {
+        SourceId(self.sources.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub fn heard_time(&self, time: Timestamp) {
+        self.directory_time.fetch_max(time.0, Ordering::Relaxed);
+    }
+
+    pub fn directory_now(&self) -> Timestamp {
+        Timestamp(self.directory_time.load(Ordering::Relaxed))
+    }
+
+    /// Throws a staged blob away. What cannot be thrown away now is settled later.
+    pub async fn discard(&self, blob: BlobId) {
+        if let Err(error) = self.store.discard(blob).await {
+            tracing::warn!(%blob, %error, "staged blob cannot be discarded");
+        }
+    }
+
+    /// Throws a blob away if it is not whole.
+    pub async fn discard_unfinished(&self, blob: BlobId) {
+        if self.store.blob(blob).is_some_and(|record| !record.sealed) {
+            self.discard(blob).await;
+        }
+    }
+
+    /// Asks the Directory for the cluster map now, for someone who looks at the map again anyway.
+    pub async fn try_refresh_map(&self) {
+        if let Err(error) = self.refresh_map().await {
+            tracing::debug!(%error, "cluster map not refreshed");
+        }
+    }
+
+    /// Asks the Directory for the cluster map now.
+    pub async fn refresh_map(&self) -> Result<(), Error> {
+        let mut directory = self.directory.directory()?;
+        let answer = self.directory.answer(directory.get_cluster_map(pb::GetClusterMapRequest {})).await?;
+        let map = convert::required("cluster_map", answer.cluster_map).map_err(Error::Refused)?;
+        self.map.offer(convert::cluster::cluster_map(&map).map_err(Error::Refused)?);
+        Ok(())
+    }
+}

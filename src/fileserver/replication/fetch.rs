@@ -1,0 +1,127 @@
+//! Fetches whole blobs from a peer into this server's store.
+
+use std::{sync::Arc, time::Duration};
+
+use tonic::transport::Channel;
+
+use crate::{
+    convert,
+    fileserver::{error::Error, locked, node::Node, replica::SourceId, store::StoreError},
+    pb::{self, fetch_blobs_response::Part, file_server_client::FileServerClient},
+    status::{Failure, Reason},
+    types::{BlobId, GroupId, Inode, Version},
+};
+
+const PART_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Brings blobs to this server, until dropped; what it brought is then spared from settling for a while, for its writes may
+/// be under way.
+pub struct Fetcher {
+    node: Arc<Node>,
+    source: SourceId,
+}
+
+/// A blob that is coming in.
+struct Incoming {
+    blob: BlobId,
+    info: pb::BlobInfo,
+}
+
+impl Drop for Fetcher {
+    fn drop(&mut self) {
+        let unfinished = locked(&self.node.replica).close(self.source, std::time::Instant::now());
+        if unfinished.is_empty() {
+            return;
+        }
+        let node = self.node.clone();
+        self.node.tasks.spawn(async move {
+            for blob in unfinished {
+                node.discard_unfinished(blob).await;
+            }
+        });
+    }
+}
+
+impl Fetcher {
+    pub fn new(node: Arc<Node>) -> Self {
+        let source = node.next_source();
+        Self { node, source }
+    }
+
+    /// Fetches the blobs that the peer still has and that no primary is sending here just now.
+    pub async fn fetch(&mut self, client: &mut FileServerClient<Channel>, blobs: Vec<String>) -> Result<(), Error> {
+        let opened = tokio::time::timeout(PART_TIMEOUT, client.fetch_blobs(pb::FetchBlobsRequest { blobs })).await;
+        let mut parts = opened.map_err(|_| Error::Idle(PART_TIMEOUT))??.into_inner();
+        let mut incoming: Option<Incoming> = None;
+        loop {
+            let message = tokio::time::timeout(PART_TIMEOUT, parts.message()).await;
+            let Some(message) = message.map_err(|_| Error::Idle(PART_TIMEOUT))?? else { return Ok(()) };
+            let blob = convert::blob_id("blob", &message.blob).map_err(Error::Refused)?;
+            match message.part {
+                None => {}
+                Some(Part::Begin(info)) => incoming = self.begin(blob, info)?,
+                Some(Part::Chunk(chunk)) if incoming.as_ref().is_some_and(|incoming| incoming.blob == blob) => {
+                    let taken = self.node.store.append(blob, chunk.offset, chunk.data, chunk.checksum).await;
+                    incoming = self.unless_superseded(taken)?.and(incoming);
+                }
+                // Of a blob that is being skipped.
+                Some(Part::Chunk(_)) => {}
+                Some(Part::End(_)) => {
+                    if let Some(whole) = incoming.take().filter(|incoming| incoming.blob == blob) {
+                        self.finish(whole).await?;
+                    }
+                }
+                Some(Part::Error(error)) => {
+                    incoming = None;
+                    let failure = Failure::from(error);
+                    // It was deleted since it was listed.
+                    if failure.reason != Reason::VersionNotFound {
+                        return Err(Error::Refused(failure));
+                    }
+                }
+            }
+        }
+    }
+
+    fn begin(&self, blob: BlobId, info: pb::BlobInfo) -> Result<Option<Incoming>, Error> {
+        let write_id = convert::write_id("begin.write_id", &info.write_id).map_err(Error::Refused)?;
+        if !locked(&self.node.replica).begin_fetch(self.source, blob) {
+            return Ok(None);
+        }
+        match self.node.store.begin(GroupId(info.group), write_id, blob) {
+            Ok(()) => Ok(Some(Incoming { blob, info })),
+            Err(StoreError::AlreadySealed(_)) => {
+                locked(&self.node.replica).forget(blob);
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A primary that began to send the same blob has taken over: that is as good.
+    fn unless_superseded(&self, taken: Result<(), StoreError>) -> Result<Option<()>, Error> {
+        match taken {
+            Ok(()) => Ok(Some(())),
+            Err(StoreError::Superseded(_) | StoreError::NoSuchBlob(_) | StoreError::OutOfOrder { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn finish(&self, Incoming { blob, info }: Incoming) -> Result<(), Error> {
+        let sealed = self.node.store.seal(blob, info.length, info.checksum).await;
+        if self.unless_superseded(sealed)?.is_none() {
+            return Ok(());
+        }
+        if info.published {
+            locked(&self.node.replica).forget(blob);
+            self.node.store.publish(blob, Inode(info.inode), Version(info.version)).await?;
+        } else {
+            let mut replica = locked(&self.node.replica);
+            // It is complete: it stays when this fetcher goes.
+            if replica.seal(self.source, blob).is_ok() {
+                replica.sealed(self.source, blob);
+            }
+        }
+        Ok(())
+    }
+}

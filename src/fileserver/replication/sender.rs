@@ -1,0 +1,347 @@
+//! The primary's long-lived streams to its peers.
+//!
+//! There are a few streams to each peer, each on a connection of its own, shared by all groups and writes; a write stays on
+//! one of them. What is queued is bounded by the frames' share of the process's memory and by the queue's length: a slow peer
+//! slows down its writers and nobody else. A peer that says nothing for [`SILENCE`] counts as hung: the stream is given up,
+//! everything that was on it is lost to its writes, and the peer is suspected.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::Streaming;
+
+use super::{Memory, Progress, Refusal};
+use crate::{
+    convert,
+    fileserver::{error::Error, locked, map::Map, suspicion::Suspicion},
+    pb::{
+        self, file_server_client::FileServerClient, replicate_request::Message as Request,
+        replicate_response::Message as Answer,
+    },
+    serve,
+    status::Failure,
+    types::{BlobId, ServerId, WriteId},
+};
+
+/// To each peer.
+const STREAMS: usize = 2;
+/// Frames that wait for one stream.
+const QUEUE_FRAMES_MAX: usize = 32;
+const PING_INTERVAL: Duration = Duration::from_millis(500);
+/// A peer that answers is never silent for this long: it answers pings, and says so when it is busy.
+const SILENCE: Duration = Duration::from_secs(2);
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(2);
+/// A broken stream that is not back after this makes its peer suspect.
+const RECONNECT_PATIENCE: Duration = Duration::from_secs(1);
+/// For a peer that was never connected: it may just be starting.
+const FIRST_CONNECT_PATIENCE: Duration = Duration::from_secs(3);
+const RECONNECT_INTERVAL: Duration = Duration::from_millis(200);
+
+struct Outgoing {
+    message: Request,
+    /// Given back when the frame has left the queue.
+    _memory: Option<Memory>,
+}
+
+struct Follower {
+    progress: Arc<Progress>,
+    wanted: Option<oneshot::Sender<()>>,
+}
+
+/// Who is told about which blob; `None` when the connection is gone.
+type Followers = Arc<Mutex<Option<HashMap<BlobId, Follower>>>>;
+
+/// One stream to a peer, from its welcome to its end.
+#[derive(Clone)]
+pub struct Connection {
+    peer: ServerId,
+    queue: mpsc::Sender<Outgoing>,
+    followers: Followers,
+}
+
+impl Connection {
+    pub fn peer(&self) -> &ServerId {
+        &self.peer
+    }
+
+    /// From now on the progress is told what the peer says about the blob, and when this connection is lost; `wanted`, when
+    /// the peer asks to be sent it. `false`: the connection is gone already.
+    pub fn follow(&self, blob: BlobId, progress: &Arc<Progress>, wanted: Option<oneshot::Sender<()>>) -> bool {
+        let mut followers = locked(&self.followers);
+        let Some(followers) = followers.as_mut() else { return false };
+        followers.insert(blob, Follower { progress: progress.clone(), wanted });
+        true
+    }
+
+    pub fn unfollow(&self, blob: BlobId) {
+        if let Some(followers) = locked(&self.followers).as_mut() {
+            followers.remove(&blob);
+        }
+    }
+
+    /// Waits for room in the queue. `false`: the connection is gone.
+    pub async fn send(&self, message: Request, memory: Option<Memory>) -> bool {
+        self.queue.send(Outgoing { message, _memory: memory }).await.is_ok()
+    }
+
+    fn on_answer(&self, answer: Answer) -> Result<(), Failure> {
+        match answer {
+            Answer::Welcome(_) | Answer::Pong(_) => {}
+            Answer::Durable(durable) => {
+                let blob = convert::blob_id("durable.blob", &durable.blob)?;
+                self.tell(blob, |follower| {
+                    follower.wanted = None;
+                    follower.progress.durable(blob, self.peer.clone());
+                });
+            }
+            Answer::Wanted(wanted) => {
+                let blob = convert::blob_id("wanted.blob", &wanted.blob)?;
+                self.tell(blob, |follower| {
+                    // Nobody listens any more when the push was given up.
+                    let _gone = follower.wanted.take().map(|wanted| wanted.send(()));
+                });
+            }
+            Answer::Refused(refused) => {
+                let blob = convert::blob_id("refused.blob", &refused.blob)?;
+                let failure = convert::required("refused.error", refused.error)?.into();
+                let refusal = Refusal { blob, member: self.peer.clone(), failure };
+                self.tell(blob, |follower| {
+                    follower.wanted = None;
+                    follower.progress.refused(refusal);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, blob: BlobId, what: impl FnOnce(&mut Follower)) {
+        if let Some(follower) = locked(&self.followers).as_mut().and_then(|followers| followers.get_mut(&blob)) {
+            what(follower);
+        }
+    }
+
+    fn lose(&self) {
+        let followers = locked(&self.followers).take();
+        for (blob, follower) in followers.into_iter().flatten() {
+            follower.progress.lost(blob, &self.peer);
+        }
+    }
+}
+
+type Slot = watch::Sender<Option<Connection>>;
+
+/// The streams to all peers. A handle; clones are the same.
+#[derive(Clone)]
+pub struct Peers {
+    me: ServerId,
+    map: Map,
+    suspicion: Suspicion,
+    slots: Arc<Mutex<HashMap<(ServerId, usize), Slot>>>,
+}
+
+impl Peers {
+    pub fn new(me: ServerId, map: Map, suspicion: Suspicion) -> Self {
+        Self { me, map, suspicion, slots: Arc::default() }
+    }
+
+    /// The stream to a peer that a write uses, if it is up.
+    pub fn connection(&self, peer: &ServerId, write_id: WriteId) -> Option<Connection> {
+        self.slot(peer, stream_of(write_id)).borrow().clone()
+    }
+
+    /// Waits until the stream is up.
+    pub async fn connected(&self, peer: &ServerId, write_id: WriteId) -> Connection {
+        let mut slot = self.slot(peer, stream_of(write_id)).subscribe();
+        loop {
+            if let Some(connection) = slot.borrow_and_update().clone() {
+                return connection;
+            }
+            if slot.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn slot(&self, peer: &ServerId, stream: usize) -> Slot {
+        let mut slots = locked(&self.slots);
+        slots.entry((peer.clone(), stream)).or_insert_with(|| watch::Sender::new(None)).clone()
+    }
+
+    /// Keeps streams to everyone who shares a group with this server, until the shutdown.
+    pub async fn run(self, tasks: TaskTracker, shutdown: CancellationToken) {
+        let mut views = self.map.watch();
+        let mut links: HashMap<ServerId, CancellationToken> = HashMap::new();
+        loop {
+            let wanted: BTreeSet<ServerId> = {
+                let view = views.borrow_and_update();
+                let ours = view.groups().filter(|(_, group)| group.members.contains(&self.me));
+                ours.flat_map(|(_, group)| group.members.iter()).filter(|member| **member != self.me).cloned().collect()
+            };
+            links.retain(|peer, link| {
+                let stays = wanted.contains(peer);
+                if !stays {
+                    link.cancel();
+                }
+                stays
+            });
+            for peer in wanted {
+                links.entry(peer).or_insert_with_key(|peer| self.start_links(peer, &tasks, &shutdown));
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                changed = views.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    fn start_links(&self, peer: &ServerId, tasks: &TaskTracker, shutdown: &CancellationToken) -> CancellationToken {
+        let ended = shutdown.child_token();
+        for stream in 0..STREAMS {
+            let link = Link { peers: self.clone(), peer: peer.clone(), slot: self.slot(peer, stream) };
+            let ended = ended.clone();
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = link.run() => {}
+                    () = ended.cancelled() => {}
+                }
+                link.disconnected();
+            });
+        }
+        ended
+    }
+}
+
+/// The ids are random: their last byte spreads the writes.
+fn stream_of(write_id: WriteId) -> usize {
+    usize::from(write_id.as_bytes()[15]) % STREAMS
+}
+
+struct Link {
+    peers: Peers,
+    peer: ServerId,
+    slot: Slot,
+}
+
+impl Link {
+    /// Connects, again and again. Runs until dropped.
+    async fn run(&self) {
+        let mut suspect_at = Instant::now() + FIRST_CONNECT_PATIENCE;
+        loop {
+            let ended = self.session().await;
+            if self.disconnected() {
+                suspect_at = Instant::now() + RECONNECT_PATIENCE;
+                tracing::info!(peer = %self.peer, ?ended, "replication stream ended");
+            }
+            if ended == End::Silent || Instant::now() >= suspect_at {
+                self.peers.suspicion.suspect(&self.peer);
+                suspect_at = Instant::now() + RECONNECT_PATIENCE;
+            }
+            tokio::time::sleep(RECONNECT_INTERVAL).await;
+        }
+    }
+
+    /// Whether it was connected before.
+    fn disconnected(&self) -> bool {
+        let before = self.slot.send_replace(None);
+        before.map(|connection| connection.lose()).is_some()
+    }
+
+    async fn session(&self) -> End {
+        let Some(address) = self.peers.map.now().server(&self.peer).map(|server| server.address.clone()) else {
+            return End::Unreachable;
+        };
+        let (to_wire, outgoing) = mpsc::channel(2);
+        let opened = tokio::time::timeout(WELCOME_TIMEOUT, self.open(&address, &to_wire, outgoing)).await;
+        let answers = match opened {
+            Ok(Ok(answers)) => answers,
+            Ok(Err(error)) => {
+                tracing::debug!(peer = %self.peer, address, %error, "replication stream cannot be opened");
+                return End::Unreachable;
+            }
+            Err(_) => return End::Unreachable,
+        };
+        let (queue, frames) = mpsc::channel(QUEUE_FRAMES_MAX);
+        let followers = Arc::new(Mutex::new(Some(HashMap::new())));
+        let connection = Connection { peer: self.peer.clone(), queue, followers };
+        self.slot.send_replace(Some(connection.clone()));
+        tokio::select! {
+            () = pump(frames, &to_wire) => End::Broken,
+            () = ping(&to_wire) => End::Broken,
+            end = listen(&connection, answers) => end,
+        }
+    }
+
+    async fn open(
+        &self,
+        address: &str,
+        to_wire: &mpsc::Sender<pb::ReplicateRequest>,
+        outgoing: mpsc::Receiver<pb::ReplicateRequest>,
+    ) -> Result<Streaming<pb::ReplicateResponse>, Error> {
+        let channel = serve::channel(address).map_err(|_| Error::NotReady)?;
+        let cluster_id = self.peers.map.now().cluster_id();
+        let hello = pb::ReplicateHello { server_id: self.peers.me.to_string(), cluster_id };
+        to_wire.send(request(Request::Hello(hello))).await.map_err(|_| Error::Stopping)?;
+        let outgoing = ReceiverStream::new(outgoing);
+        let mut answers = FileServerClient::new(channel).replicate(outgoing).await?.into_inner();
+        match answers.message().await?.and_then(|answer| answer.message) {
+            Some(Answer::Welcome(welcome)) if welcome.server_id == self.peer.as_str() => Ok(answers),
+            _ => Err(Error::NotReady),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Unreachable,
+    Broken,
+    Silent,
+}
+
+fn request(message: Request) -> pb::ReplicateRequest {
+    pb::ReplicateRequest { message: Some(message) }
+}
+
+/// The queue is kept apart from what the transport holds, so that all of it is given back at once when the stream ends.
+async fn pump(mut frames: mpsc::Receiver<Outgoing>, to_wire: &mpsc::Sender<pb::ReplicateRequest>) {
+    while let Some(frame) = frames.recv().await {
+        if to_wire.send(request(frame.message)).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn ping(to_wire: &mpsc::Sender<pb::ReplicateRequest>) {
+    let mut ticks = tokio::time::interval(PING_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut number = 0;
+    loop {
+        ticks.tick().await;
+        number += 1;
+        if to_wire.send(request(Request::Ping(number))).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn listen(connection: &Connection, mut answers: Streaming<pb::ReplicateResponse>) -> End {
+    loop {
+        let answer = match tokio::time::timeout(SILENCE, answers.message()).await {
+            Err(_) => return End::Silent,
+            Ok(Ok(Some(answer))) => answer.message,
+            Ok(Ok(None) | Err(_)) => return End::Broken,
+        };
+        if let Some(Err(failure)) = answer.map(|answer| connection.on_answer(answer)) {
+            tracing::warn!(peer = %connection.peer, %failure, "peer sent an answer that makes no sense");
+            return End::Broken;
+        }
+    }
+}
