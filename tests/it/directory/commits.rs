@@ -264,6 +264,7 @@ async fn merging_extents_changes_neither_bytes_nor_version() {
     let before = primary.directory.lookup_file(lookup.clone()).await.expect("looks up").into_inner();
     let group = primary.group("/log").clone();
     let request = pb::MergeExtentsRequest {
+        skip: 0,
         server_id: group.primary.clone(),
         group: group.group,
         epoch: group.epoch,

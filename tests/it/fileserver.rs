@@ -1,0 +1,3 @@
+//! File servers with a real Directory: what a write promises, what is refused, and what happens when servers come and go.
+
+mod writes;
