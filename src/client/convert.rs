@@ -235,6 +235,8 @@ pub(super) fn lock_info(lock: pb::LockInfo) -> Result<LockInfo, Error> {
         holders: lock.holders.into_iter().map(holder).collect::<Result<_, Error>>()?,
         waiters: lock.waiters.into_iter().map(waiter).collect::<Result<_, Error>>()?,
         pending_fence: Some(FencingToken(lock.pending_fence)).filter(|token| token.0 != 0),
+        holder_count: lock.holder_count,
+        waiter_count: lock.waiter_count,
     })
 }
 

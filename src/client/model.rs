@@ -238,4 +238,7 @@ pub struct LockInfo {
     pub waiters: Vec<LockWaiter>,
     /// The lock passes on as soon as the Directory has recorded this token as the path's fence.
     pub pending_fence: Option<FencingToken>,
+    /// In full: of long lists only the first are named above.
+    pub holder_count: u32,
+    pub waiter_count: u32,
 }

@@ -71,8 +71,7 @@ impl Client {
                     watch.open = Some(service.call("watch", deadline, Purpose::Watch, request, call).await?);
                 }
                 let Some(message) = watch.next().await? else { continue };
-                let told = message.header.map(|header| header.revision).filter(|_| message.changes.is_empty());
-                let seen = told.into_iter().chain(message.changes.iter().map(|change| change.revision)).max();
+                let seen = message.header.map(|header| header.revision);
                 watch.request.after_revision = watch.request.after_revision.max(seen);
                 let changes = stream::iter(message.changes.into_iter().map(convert::change));
                 return Ok::<_, Error>(Some((changes, watch)));
