@@ -3,3 +3,4 @@
 mod common;
 mod directory;
 mod fileserver;
+mod lock;

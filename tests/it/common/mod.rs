@@ -3,6 +3,8 @@
 pub mod cluster;
 pub mod directory;
 pub mod fake_fileserver;
+pub mod gate;
+pub mod lock;
 
 use std::{future::Future, time::Duration};
 
