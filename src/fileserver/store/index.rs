@@ -419,21 +419,25 @@ impl Index {
         published.is_some_and(|published| published.at == at)
     }
 
-    /// Records were copied elsewhere: whatever refers to the old place refers to the new one.
-    pub fn relocate(&mut self, blob: BlobId, moves: &HashMap<RecordAt, RecordAt>) {
-        let go = |at: &mut RecordAt| {
+    /// Records were copied elsewhere: whatever refers to the old place refers to the new one. Answers how many bytes of
+    /// the records that moved are referred to.
+    pub fn relocate(&mut self, blob: BlobId, moves: &HashMap<RecordAt, RecordAt>) -> u64 {
+        let mut live = 0;
+        let mut go = |at: &mut RecordAt, payload_length| {
             if let Some(&to) = moves.get(at) {
                 *at = to;
+                live += record_length(payload_length);
             }
         };
         if let Some(sealed) = self.sealed.get_mut(&blob) {
-            sealed.chunks.iter_mut().for_each(|chunk| go(&mut chunk.at));
-            sealed.seal_at.iter_mut().for_each(go);
-            sealed.published.iter_mut().for_each(|published| go(&mut published.at));
+            sealed.chunks.iter_mut().for_each(|chunk| go(&mut chunk.at, chunk.length));
+            sealed.seal_at.iter_mut().for_each(|at| go(at, 0));
+            sealed.published.iter_mut().for_each(|published| go(&mut published.at, 0));
         }
         if let Some(open) = self.open.get_mut(&blob) {
-            open.chunks.iter_mut().for_each(|chunk| go(&mut chunk.at));
+            open.chunks.iter_mut().for_each(|chunk| go(&mut chunk.at, chunk.length));
         }
+        live
     }
 }
 

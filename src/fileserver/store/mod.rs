@@ -36,12 +36,15 @@ use self::{
 };
 use crate::types::{BLOB_LENGTH_MAX, BlobId, CHUNK_LENGTH_MAX, GroupId, Inode, Version, WriteId, crc32c};
 
+mod compaction;
 mod disk;
 mod index;
 mod log;
+mod maintenance;
 mod read;
 mod record;
 mod recovery;
+mod scrub;
 mod segment;
 mod shared;
 mod types;
@@ -72,41 +75,50 @@ struct Inner {
 }
 
 impl Store {
-    /// Replays the log and starts the writer. Blocks on the disk.
+    /// Replays the log, and starts the writer and the upkeep. Blocks on the disk.
     pub fn open(options: StoreOptions) -> Result<(Self, Recovered), StoreError> {
-        Self::open_on(options, Arc::new(LocalDisk))
+        let (store, recovered, woken) = Self::open_on(options, Arc::new(LocalDisk))?;
+        let shared = Arc::clone(&store.0.shared);
+        store.start("store-upkeep", move || maintenance::run(&shared, &woken))?;
+        Ok((store, recovered))
     }
 
-    fn open_on(options: StoreOptions, disk: Arc<dyn Disk>) -> Result<(Self, Recovered), StoreError> {
-        let failed = |error: std::io::Error| StoreError::Io { path: options.dir.clone(), message: error.to_string() };
-        let Replayed { index, recovered, next_segment, next_batch } = recovery::recover(&options, &*disk)?;
-        let (wake, _woken) = mpsc::sync_channel(1);
-        let cut = recovered.torn_bytes_cut;
-        let shared = Arc::new(Shared::new(options.clone(), Arc::clone(&disk), index, cut, wake));
+    /// The store without its upkeep, which is to begin when the receiver has something.
+    fn open_on(
+        options: StoreOptions,
+        disk: Arc<dyn Disk>,
+    ) -> Result<(Self, Recovered, mpsc::Receiver<()>), StoreError> {
+        let Replayed { mut index, recovered, next_segment, next_batch } = recovery::recover(&options, &*disk)?;
+        let (dir, segment_bytes) = (options.dir.clone(), options.segment_bytes);
+        let (wake, woken) = mpsc::sync_channel(1);
+        index.synced.batch = next_batch - 1;
+        let shared = Shared::new(options, Arc::clone(&disk), index, recovered.torn_bytes_cut, wake);
+        let shared = Arc::new(shared);
         shared.look_at_space(0);
-        let log = Log::create(
-            options.dir.clone(),
-            disk,
-            options.segment_bytes,
-            shared.may_preallocate(),
-            (next_segment, next_batch),
-        )
-        .map_err(failed)?;
+        let next = (next_segment, next_batch);
+        let log = Log::create(dir, disk, segment_bytes, shared.may_preallocate(), next)
+            .map_err(|error| shared.failed(error))?;
         shared.index().add_segment(Arc::clone(log.segment()), log.position());
 
         let (requests, queue) = mpsc::channel();
         let writer = Writer::new(Arc::clone(&shared), queue, log);
-        let threads =
-            vec![std::thread::Builder::new().name("store-writer".into()).spawn(move || writer.run()).map_err(failed)?];
-        let inner = Inner {
+        let store = Self(Arc::new(Inner {
             shared,
             requests,
             window: Arc::new(Semaphore::new(WINDOW_BYTES)),
             reads: Semaphore::new(READS_MAX),
             generation: AtomicU64::new(1),
-            threads: Mutex::new(threads),
-        };
-        Ok((Self(Arc::new(inner)), recovered))
+            threads: Mutex::default(),
+        }));
+        store.start("store-writer", move || writer.run())?;
+        Ok((store, recovered, woken))
+    }
+
+    fn start(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+        let started = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+        let thread = started.map_err(|error| self.0.shared.failed(error))?;
+        self.0.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
     }
 
     /// Begins a blob. One begun before and not sealed starts afresh; a sealed one is `AlreadySealed`, unless it is

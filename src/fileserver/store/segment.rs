@@ -93,7 +93,7 @@ pub fn list(dir: &Path) -> io::Result<(Vec<u32>, Vec<PathBuf>)> {
     Ok((numbers, unfinished))
 }
 
-/// A segment that has no name yet: nobody sees it until it is [`published`](Unfinished::publish).
+/// A segment that has no name yet: nobody sees it until it is [published](Unfinished::publish).
 pub struct Unfinished(Segment);
 
 impl Unfinished {
@@ -122,10 +122,19 @@ impl Unfinished {
         rustix::fs::fallocate(&self.0.file, FallocateFlags::empty(), 0, length).is_ok()
     }
 
+    /// Throws it away.
+    pub fn remove(self) -> io::Result<()> {
+        durable::remove_file(&self.unfinished_path())
+    }
+
+    fn unfinished_path(&self) -> PathBuf {
+        self.0.path.with_added_extension(UNFINISHED_SUFFIX)
+    }
+
     /// Gives it its name, in place of an older file with the same number. Everything in it must have been written.
     pub fn publish(self) -> io::Result<Segment> {
         durable::sync_file(&self.0.file)?;
-        durable::rename(&self.0.path.with_added_extension(UNFINISHED_SUFFIX), &self.0.path)?;
+        durable::rename(&self.unfinished_path(), &self.0.path)?;
         Ok(self.0)
     }
 }

@@ -1,15 +1,19 @@
 //! What the writer, the readers and the upkeep of one store have in common.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering},
-    mpsc::{SyncSender, TrySendError},
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{SyncSender, TrySendError},
+    },
 };
 
 use super::{
     disk::{Disk, Space},
     index::Index,
-    types::{StoreError, StoreOptions},
+    segment::{Found, Segment},
+    types::{DamagedRegion, StoreError, StoreOptions},
 };
 
 pub struct Shared {
@@ -75,6 +79,10 @@ impl Shared {
         self.health().poisoned.clone()
     }
 
+    pub fn failed(&self, error: io::Error) -> StoreError {
+        StoreError::Io { path: self.options.dir.clone(), message: error.to_string() }
+    }
+
     /// Whether new data may come in.
     pub fn admit(&self) -> Result<(), StoreError> {
         let health = self.health();
@@ -132,6 +140,20 @@ impl Shared {
     pub fn wake_maintenance(&self) {
         match self.wake_maintenance.try_send(()) {
             Ok(()) | Err(TrySendError::Full(()) | TrySendError::Disconnected(())) => {}
+        }
+    }
+
+    /// Bytes of a closed segment were found to be no record; from now on they are kept as they are, and known.
+    pub fn note_gap(&self, segment: &Segment, gap: &Found) {
+        let &Found::Gap { from, to } = gap else { return };
+        let region = DamagedRegion { segment: segment.number(), from, to };
+        let mut index = self.index();
+        if let Some(it) = index.segments.get_mut(&region.segment) {
+            it.damaged = true;
+        }
+        if !index.regions.contains(&region) {
+            tracing::error!(path = %segment.path.display(), from, to, "a stretch of the log cannot be read any more");
+            index.regions.push(region);
         }
     }
 

@@ -394,6 +394,9 @@ impl Writer {
         };
         self.dirty_since = None;
         self.unproven = !self.pending.is_empty();
+        if self.pending.iter().any(|(_, effect, _)| matches!(effect, Effect::Delete)) {
+            self.shared.wake_maintenance();
+        }
         let mut index = self.shared.index();
         for (blob, effect, at) in self.pending.drain(..) {
             match effect {

@@ -15,15 +15,18 @@ use bytes::Bytes;
 use super::{
     Store,
     disk::{Disk, LocalDisk, Space},
-    index::LogPosition,
+    index::{Index, LogPosition, Sealed},
     recovery::{self, Replayed},
     segment,
     types::{Recovered, StoreError, StoreOptions},
 };
 use crate::types::{BlobId, GroupId, WriteId, crc32c, crc32c_combine};
 
+mod compaction;
 mod crash;
 mod faults;
+mod model;
+mod upkeep;
 mod usage;
 
 /// A disk that does what it is told to; its syncs are counted and reach no platter, which makes the tests quick.
@@ -83,7 +86,7 @@ impl Fixture {
     fn with_segments_of(segment_bytes: u64) -> Self {
         let root = tempfile::tempdir().unwrap();
         let disk = Arc::new(TestDisk::default());
-        let (store, _) = Store::open_on(options(root.path(), segment_bytes), disk.clone()).unwrap();
+        let (store, _, _) = Store::open_on(options(root.path(), segment_bytes), disk.clone()).unwrap();
         Self { root, disk, store }
     }
 
@@ -96,7 +99,7 @@ impl Fixture {
         self.store.close().await;
         let segment_bytes = self.store.0.shared.options.segment_bytes;
         let disk = Arc::new(TestDisk::default());
-        let (store, recovered) = Store::open_on(options(self.root.path(), segment_bytes), disk.clone()).unwrap();
+        let (store, recovered, _) = Store::open_on(options(self.root.path(), segment_bytes), disk.clone()).unwrap();
         (Self { root: self.root, disk, store }, recovered)
     }
 
@@ -123,6 +126,16 @@ fn dir(root: &Path) -> PathBuf {
 
 fn options(root: &Path, segment_bytes: u64) -> StoreOptions {
     StoreOptions { dir: dir(root), segment_bytes, reserve_bytes: 1 << 20 }
+}
+
+/// All that a replay must find again: where every record of every blob is, and what counts in each segment. Not how far
+/// back a blob's history goes, because compaction shortens it.
+fn everything(index: &Index) -> (Vec<(BlobId, Sealed)>, Vec<(u32, u64, u64, u64)>) {
+    let blobs = index
+        .page_sealed(None, usize::MAX)
+        .map(|(blob, sealed)| (blob, Sealed { oldest_segment: 0, ..sealed.clone() }));
+    let segments = index.segments.iter().filter(|(_, it)| it.end > segment::RECORDS_START);
+    (blobs.collect(), segments.map(|(&number, it)| (number, it.end, it.live, it.tombstones)).collect())
 }
 
 /// Replays a folder without starting anything.

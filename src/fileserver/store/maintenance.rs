@@ -1,0 +1,61 @@
+//! The one thread that looks after what is written already: compaction when there is something to gain, a checkpoint
+//! when a restart would otherwise take long, and in between the scrub, at its own slow pace.
+
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{
+    compaction::{self, Outcome},
+    scrub::{STEP_BYTES, Scrub, Step},
+    shared::Shared,
+};
+
+/// The scrub reads no faster than this.
+const SCRUB_BYTES_PER_SECOND: u64 = 8 << 20;
+/// Between two passes of the scrub.
+const SCRUB_REST: Duration = Duration::from_secs(3600);
+/// Before a compaction that was given up is tried again.
+const COMPACTION_REST: Duration = Duration::from_secs(10);
+
+/// Runs until the store stops.
+pub fn run(shared: &Arc<Shared>, woken: &Receiver<()>) {
+    let mut scrub = Scrub::default();
+    let (mut scrub_at, mut compact_at) = (Instant::now(), Instant::now());
+    while !shared.is_stopping() {
+        match woken.recv_timeout(scrub_at.saturating_duration_since(Instant::now())) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Timeout) => {
+                scrub_at = Instant::now()
+                    + match scrub.step(shared) {
+                        Step::More => Duration::from_millis(STEP_BYTES * 1000 / SCRUB_BYTES_PER_SECOND),
+                        Step::PassDone => SCRUB_REST,
+                    };
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if Instant::now() >= compact_at && compact(shared) == Outcome::GivenUp {
+            compact_at = Instant::now() + COMPACTION_REST;
+        }
+    }
+}
+
+/// Compacts until there is nothing left to gain.
+fn compact(shared: &Shared) -> Outcome {
+    while shared.poisoned().is_none() && !shared.is_stopping() {
+        let chosen = compaction::choose(&shared.index(), shared.options.segment_bytes, shared.is_full());
+        let Some(numbers) = chosen else { break };
+        match compaction::run(shared, &numbers) {
+            Ok(Outcome::Done) => {}
+            Ok(Outcome::GivenUp) => return Outcome::GivenUp,
+            Err(error) => {
+                shared.poison(format!("compacting segments {numbers:?} failed: {error}"));
+            }
+        }
+    }
+    Outcome::Done
+}

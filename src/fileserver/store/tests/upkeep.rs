@@ -1,0 +1,98 @@
+//! What happens to data that nobody asks for.
+
+use super::*;
+use crate::fileserver::store::scrub::{Scrub, Step};
+
+/// One whole pass of the scrub.
+fn scrub(store: &Store) {
+    let mut scrub = Scrub::default();
+    for _ in 0..1000 {
+        if scrub.step(&store.0.shared) == Step::PassDone {
+            return;
+        }
+    }
+    panic!("the scrub never comes to an end");
+}
+
+#[tokio::test]
+async fn the_scrub_finds_what_nobody_reads() {
+    let fixture = Fixture::with_segments_of(16 << 10);
+    for number in 1..6 {
+        put(&fixture.store, id(number), &[5000]).await.unwrap();
+    }
+    scrub(&fixture.store);
+    assert_eq!(fixture.store.status().damaged_chunk_count, 0);
+    let first = segment_path(fixture.root.path(), 1);
+    let needle = content(id(1), 5000);
+    tamper(&first, |bytes| {
+        let at = bytes.windows(5000).position(|window| window == needle).unwrap();
+        bytes[at + 4999] ^= 1;
+        // And the seal behind it: a record that nobody can read is no longer known to be one.
+        bytes[at + 5000 + 40] ^= 1;
+    });
+    scrub(&fixture.store);
+    scrub(&fixture.store);
+    let status = fixture.store.status();
+    assert_eq!((status.damaged_chunk_count, status.damaged_region_count), (1, 1));
+    assert_eq!(fixture.store.damaged().iter().map(|it| it.blob).collect::<Vec<_>>(), [id(1)]);
+}
+
+#[tokio::test]
+async fn a_clean_end_proves_that_the_last_batch_was_synced() {
+    let fixture = Fixture::new();
+    put(&fixture.store, id(1), &[100]).await.unwrap();
+    let end = fixture.synced().at.position as usize;
+    fixture.store.close().await;
+    let path = segment_path(fixture.root.path(), 1);
+    tamper(&path, |bytes| bytes[end - 1 - 8] ^= 1);
+    let found = recover(fixture.root.path());
+    // Were it not for the marker behind it, this would pass for a seal that was torn.
+    assert_eq!(found.recovered.torn_bytes_cut, 0);
+    assert_eq!(found.recovered.damaged_regions.len(), 1);
+}
+
+#[tokio::test]
+async fn a_lost_segment_is_noticed() {
+    let fixture = Fixture::with_segments_of(16 << 10);
+    for number in 1..8 {
+        put(&fixture.store, id(number), &[5000]).await.unwrap();
+    }
+    let (first, second) = (segment_path(fixture.root.path(), 1), segment_path(fixture.root.path(), 2));
+    let root = fixture.crash_copy();
+    fs::remove_file(segment_path(root.path(), 2)).unwrap();
+    assert_eq!(recover(root.path()).recovered.damaged_regions.len(), 1);
+
+    fs::copy(second, segment_path(root.path(), 2)).unwrap();
+    assert_eq!(recover(root.path()).recovered.damaged_regions, []);
+    // One copy of a segment's header is enough; with none, nothing in it can be told from arbitrary bytes.
+    tamper(&segment_path(root.path(), 1), |bytes| bytes[10] ^= 1);
+    assert_eq!(recover(root.path()).recovered.damaged_regions, []);
+    tamper(&segment_path(root.path(), 1), |bytes| bytes[2048 + 10] ^= 1);
+    let found = recover(root.path());
+    assert_eq!(found.recovered.damaged_regions.iter().map(|it| it.segment).collect::<Vec<_>>(), [1]);
+    assert!(first.exists() && segment_path(root.path(), 1).exists());
+}
+
+#[tokio::test]
+async fn a_stored_copy_of_a_segment_is_never_taken_for_records() {
+    let fixture = Fixture::with_segments_of(64 << 10);
+    put(&fixture.store, id(1), &[100]).await.unwrap();
+    fixture.store.delete(vec![id(1)]).await.unwrap();
+    let end = fixture.synced().at.position as usize;
+    let copy = Bytes::from(fs::read(segment_path(fixture.root.path(), 1)).unwrap())
+        .slice(segment::RECORDS_START as usize..end);
+    let checksum = crc32c(&copy);
+    fixture.store.begin(GROUP, write_id(id(2)), id(2)).unwrap();
+    fixture.store.append(id(2), 0, copy.clone(), checksum).await.unwrap();
+    fixture.store.seal(id(2), copy.len() as u64, checksum).await.unwrap();
+    put(&fixture.store, id(3), &[100]).await.unwrap();
+    fixture.store.close().await;
+    // Without its header, the payload is searched for the next record: the one after it is found, none in it.
+    tamper(&segment_path(fixture.root.path(), 1), |bytes| bytes[end + 20] ^= 1);
+    let found = recover(fixture.root.path());
+    let to = found.recovered.damaged_regions.iter().map(|region| (region.from, region.to)).collect::<Vec<_>>();
+    let after = (end as u64 + 96 + copy.len() as u64).next_multiple_of(8);
+    assert_eq!(to, [(end as u64, after)]);
+    assert!(found.index.sealed(id(1)).is_none() && found.index.sealed(id(3)).is_some());
+    assert!(found.index.is_damaged(id(2)), "its seal is there, its chunk is lost");
+}
