@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Channel};
 
 use super::{
-    directory::{RunningDirectory, start_directory},
+    directory::{RunningDirectory, start_directory, start_directory_at},
     fake_fileserver::wait_for_map,
     wait_until, within_deadline,
 };
@@ -62,6 +62,7 @@ pub async fn start_cluster_with(settings: Settings) -> Cluster {
         cluster.start_server(id).await;
     }
     cluster.wait_until_in_sync(3).await;
+    cluster.wait_until_everyone_knows().await;
     cluster
 }
 
@@ -102,6 +103,21 @@ impl Cluster {
                 && map.groups.iter().all(|group| group.in_sync.len() == count && !group.primary.is_empty())
         })
         .await
+    }
+
+    /// Waits until every server that runs has heard what the groups are now.
+    pub async fn wait_until_everyone_knows(&self) {
+        let groups = self.map().await.groups;
+        wait_until("the map at every server", || async {
+            for id in self.servers.keys() {
+                let status = self.server(id).get_status(pb::GetStatusRequest {}).await;
+                if !status.is_ok_and(|status| status.into_inner().groups == groups) {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
     }
 
     pub async fn map(&self) -> pb::ClusterMap {
@@ -225,11 +241,23 @@ impl Cluster {
         .await;
     }
 
+    /// Stops the Directory; answers where it was.
+    pub async fn stop_directory(&mut self) -> String {
+        let address = self.directory.address.clone();
+        self.directory.stop_here().await;
+        address
+    }
+
+    pub async fn start_directory_at(&mut self, address: &str) {
+        let data = self.folder.path().join("directory-1");
+        self.directory = start_directory_at(address, &data, &self.settings.directory).await;
+    }
+
     pub async fn stop(mut self) {
         for id in self.servers.keys().cloned().collect::<Vec<_>>() {
             self.stop_server(&id).await;
         }
-        self.directory.stop().await;
+        self.directory.stop_here().await;
     }
 }
 

@@ -30,7 +30,11 @@ pub fn some_options(data: &Path, more: &[&str]) -> DirectoryOptions {
 
 /// Starts one and waits until it serves.
 pub async fn start_directory(data: &Path, more: &[&str]) -> RunningDirectory {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    start_directory_at("127.0.0.1:0", data, more).await
+}
+
+pub async fn start_directory_at(address: &str, data: &Path, more: &[&str]) -> RunningDirectory {
+    let listener = TcpListener::bind(address).await.expect("a port");
     let address = listener.local_addr().expect("the port's address").to_string();
     let shutdown = CancellationToken::new();
     let options = some_options(data, more);
@@ -66,8 +70,13 @@ impl RunningDirectory {
     }
 
     /// Stops it and waits until everything is closed.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
+        self.stop_here().await;
+    }
+
+    /// As [`Self::stop`], of one that is started again in the same place.
+    pub async fn stop_here(&mut self) {
         self.shutdown.cancel();
-        within_deadline("stopping", self.task).await.expect("no panic").expect("a clean end");
+        within_deadline("stopping", &mut self.task).await.expect("no panic").expect("a clean end");
     }
 }
