@@ -47,22 +47,25 @@ impl View {
     /// The newest revision of that time, which must lie within the kept past: found by halving.
     pub(super) fn revision_at(&self, time: Timestamp) -> Result<Revision, StorageError> {
         let rows = read_stored::<(u64, u32), ChangeRecord>(&self.transaction, &tables::CHANGES)?;
-        // Changes up to `low` are not later than `time`; those from `high` on are.
+        // The first change from a revision on, if it is later than `time`.
+        let later = |from: u64| -> Result<Option<Revision>, StorageError> {
+            let Some((key, bytes)) = rows.table.range((from, 0)..)?.next().transpose()? else {
+                return Ok(Some(Revision(namespace::after(self.state.revision))));
+            };
+            let change = rows.decode(key.value(), bytes.value())?.change;
+            Ok((change.time > time).then_some(change.revision))
+        };
+        // Changes up to `low` are not later; the first from `high` on is `first_later`.
         let (mut low, mut high) = (self.state.horizon.0, namespace::after(self.state.revision));
+        let mut first_later = Revision(high);
         while high - low > 1 {
             let middle = low + (high - low) / 2;
-            let next = rows.table.range((middle, 0)..)?.next().transpose()?;
-            let later = match next {
-                Some((key, bytes)) => rows.decode(key.value(), bytes.value())?.change.time > time,
-                None => true,
-            };
-            if later {
-                high = middle;
-            } else {
-                low = middle;
+            match later(middle)? {
+                Some(revision) => (high, first_later) = (middle, revision),
+                None => low = middle,
             }
         }
-        Ok(Revision(low))
+        Ok(Revision(first_later.0.saturating_sub(1)))
     }
 }
 

@@ -112,17 +112,22 @@ fn check_replaceable(tables: &Tables, registration: &Registration) -> Result<(),
     if alive || needed { Err(Rejected::ServerIdTaken { server: server.clone() }.into()) } else { Ok(()) }
 }
 
-/// Makes the groups, once there are enough file servers.
+/// Makes the groups, once there are enough file servers; later, completes those that are short of members.
 fn make_groups(tables: &mut Tables) -> Result<(), Error> {
     let settings = tables.cluster()?.settings.clone();
-    if tables.groups.table.first()?.is_some() {
-        return Ok(());
-    }
     let candidates: Vec<Candidate> = all_servers(tables, ServerKind::FileServer)?
         .into_iter()
         .filter(|record| !record.down)
         .map(|record| Candidate { server: record.registration.server, zone: record.registration.zone })
         .collect();
+    let groups = all_groups(tables)?;
+    if !groups.is_empty() {
+        for mut group in placement::fill(groups, &candidates, settings.copies) {
+            group::next_epoch(&mut group);
+            tables.groups.put(group.group.0, &group)?;
+        }
+        return Ok(());
+    }
     if candidates.len() < settings.initial_fileservers as usize {
         return Ok(());
     }

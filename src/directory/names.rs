@@ -13,12 +13,12 @@ use super::{
     error::{Error, Rejected, StorageError},
     model::{Entry, EntryKind, Link, Node},
     namespace,
-    tables::{self, LinkValue, NameKey, PastNameKey, Rows, link_in, read_stored},
+    tables::{self, LinkValue, NameKey, PastNameKey, ReadStored, link_in, read_stored},
 };
 
 pub(super) struct Names {
     entries: ReadOnlyTable<NameKey, LinkValue>,
-    inodes: Rows<ReadOnlyTable<u64, &'static [u8]>, Node>,
+    inodes: ReadStored<u64, Node>,
     /// `None`: the present.
     past: Option<Past>,
 }
@@ -26,7 +26,7 @@ pub(super) struct Names {
 struct Past {
     at: Revision,
     entry_history: ReadOnlyTable<PastNameKey, LinkValue>,
-    inode_history: Rows<ReadOnlyTable<(u64, u64), &'static [u8]>, Node>,
+    inode_history: ReadStored<(u64, u64), Node>,
 }
 
 /// The children of a directory, in byte order of their names.

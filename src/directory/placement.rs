@@ -58,6 +58,32 @@ pub(super) fn place(candidates: &[Candidate], group_count: u32, copies: u32) -> 
     groups
 }
 
+/// Gives groups that have fewer than `copies` members further ones, not in sync yet, as far as there are servers. Those
+/// that changed.
+pub(super) fn fill(groups: Vec<Group>, candidates: &[Candidate], copies: u32) -> Vec<Group> {
+    let mut loads: BTreeMap<&ServerId, Load> = BTreeMap::new();
+    for candidate in candidates {
+        let member_of = groups.iter().filter(|group| group.is_member(&candidate.server)).count() as u32;
+        loads.insert(&candidate.server, Load { member_of, primary_of: 0 });
+    }
+    let mut changed = Vec::new();
+    for mut group in groups {
+        let before = group.members.len();
+        while group.members.len() < copies as usize {
+            let chosen: Vec<&Candidate> =
+                candidates.iter().filter(|candidate| group.is_member(&candidate.server)).collect();
+            let Some(next) = next_member(candidates, &chosen, &loads) else { break };
+            loads.entry(&next.server).or_default().member_of += 1;
+            group.members.push(next.server.clone());
+        }
+        if group.members.len() > before {
+            group.members.sort_unstable();
+            changed.push(group);
+        }
+    }
+    changed
+}
+
 /// The server that is in the fewest groups, of those in the zones that hold the fewest of this group's copies.
 fn next_member<'c>(
     candidates: &'c [Candidate],
@@ -73,4 +99,71 @@ fn next_member<'c>(
         let load = loads.get(&candidate.server).copied().unwrap_or_default();
         (same_zone, load.member_of, candidate.server.clone())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn candidates(zones: &[&str]) -> Vec<Candidate> {
+        let candidate = |(number, zone): (usize, &&str)| Candidate {
+            server: format!("s{number:02}").parse().unwrap(),
+            zone: (*zone).to_owned(),
+        };
+        zones.iter().enumerate().map(candidate).collect()
+    }
+
+    fn spread(counts: impl Iterator<Item = usize> + Clone) -> usize {
+        counts.clone().max().unwrap_or(0) - counts.min().unwrap_or(0)
+    }
+
+    #[test]
+    fn copies_are_in_different_zones_when_there_are_enough() {
+        let servers = candidates(&["x", "x", "x", "y", "y", "z"]);
+        for group in place(&servers, 64, 3) {
+            let mut zones: Vec<&str> = group
+                .members
+                .iter()
+                .map(|member| servers.iter().find(|server| server.server == *member).unwrap().zone.as_str())
+                .collect();
+            zones.sort_unstable();
+            assert_eq!(zones, ["x", "y", "z"]);
+        }
+    }
+
+    #[test]
+    fn a_group_has_as_many_members_as_there_are() {
+        let groups = place(&candidates(&["", ""]), 3, 3);
+        assert!(groups.iter().all(|group| group.members.len() == 2));
+        let whole = fill(groups, &candidates(&["", "", ""]), 3);
+        assert!(whole.len() == 3 && whole.iter().all(|group| group.members.len() == 3 && group.in_sync.len() == 2));
+        assert_eq!(fill(whole, &candidates(&["", "", "", ""]), 3), []);
+    }
+
+    proptest! {
+        #[test]
+        fn every_server_has_its_share(servers in 1usize..12, group_count in 1u32..100, copies in 1u32..5) {
+            let servers = candidates(&vec![""; servers]);
+            let groups = place(&servers, group_count, copies);
+            prop_assert_eq!(groups.len(), group_count as usize);
+            for group in &groups {
+                let mut members = group.members.clone();
+                members.dedup();
+                prop_assert_eq!(members.len(), servers.len().min(copies as usize));
+                prop_assert_eq!(&group.in_sync, &group.members);
+                prop_assert!(group.primary.as_ref().is_some_and(|primary| group.is_in_sync(primary)));
+            }
+            let member_of =
+                servers.iter().map(|server| groups.iter().filter(|group| group.is_member(&server.server)).count());
+            let primary_of =
+                servers.iter().map(|server| groups.iter().filter(|group| group.is_primary(&server.server)).count());
+            prop_assert!(spread(member_of) <= 1);
+            prop_assert!(spread(primary_of) <= 2, "{:?}", groups);
+            let mut reversed = servers.clone();
+            reversed.reverse();
+            prop_assert_eq!(place(&reversed, group_count, copies), groups);
+        }
+    }
 }

@@ -329,29 +329,18 @@ impl Record<(u64, u32)> for ChangeRecord {
     }
 }
 
+/// A path names its parent and name already: the node of an outcome leaves them empty.
 fn entry_out(entry: &Entry) -> disk::EntryOutcome {
-    // A path names its parent and name already: the node of an outcome leaves them empty.
-    let node = Node {
-        kind: entry.kind,
-        parent: Inode::default(),
-        name: String::new(),
-        since: entry.revision,
-        attributes: entry.attributes.clone(),
-        version: entry.version,
-        size: entry.size,
-        checksum: entry.checksum,
-        retired_below: Version::default(),
-    };
     disk::EntryOutcome {
         inode: entry.inode.0,
         path: entry.path.to_string(),
         node: Some(disk::Node {
-            kind: kind_out(node.kind),
-            since: node.since.0,
-            attributes: Some(attributes_out(&node.attributes)),
-            version: node.version.0,
-            size: node.size,
-            checksum: node.checksum,
+            kind: kind_out(entry.kind),
+            since: entry.revision.0,
+            attributes: Some(attributes_out(&entry.attributes)),
+            version: entry.version.0,
+            size: entry.size,
+            checksum: entry.checksum,
             ..disk::Node::default()
         }),
     }
@@ -438,12 +427,16 @@ impl Record<u32> for Group {
 
     fn decode(group: u32, bytes: &[u8]) -> Read<Self> {
         let config: disk::Group = parse(bytes)?;
+        let primary = match config.primary.as_str() {
+            "" => None,
+            primary => Some(text(primary, "a server id is malformed")?),
+        };
         Ok(Self {
             group: GroupId(group),
             epoch: Epoch(config.epoch),
             members: servers(&config.members)?,
             in_sync: servers(&config.in_sync)?,
-            primary: servers(config.primary.is_empty().then_some(&[][..]).unwrap_or(&[config.primary.clone()]))?.pop(),
+            primary,
         })
     }
 }

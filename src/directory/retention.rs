@@ -14,7 +14,7 @@ use crate::types::{Inode, Revision, Timestamp, Version};
 
 use super::{
     blobs,
-    command::Outcome,
+    command::{Outcome, Settings},
     error::{Error, StorageError},
     fence,
     model::{ChangeKind, EntryKind, Node, blobs_of},
@@ -27,22 +27,26 @@ pub(super) const WRITES_KEPT_MS: u64 = 60 * 60_000;
 /// Versions that one write can queue to be forgotten: more than one only after `keep_versions` was lowered.
 const RETIRED_PER_WRITE: usize = 16;
 
+/// Forgets at most so many things of one kind; how many there were.
+type Step = fn(&mut Tables, &Settings, usize) -> Result<usize, StorageError>;
+
+const STEPS: [Step; 7] = [
+    forget_changes,
+    |tables, _, limit| take_apart_dead(tables, limit),
+    forget_versions,
+    |tables, settings, limit| blobs::collect_garbage(tables, settings.garbage_grace_ms, limit),
+    |tables, _, limit| blobs::collect_abandoned(tables, limit),
+    |tables, _, limit| forget_writes(tables, limit),
+    |tables, _, limit| fence::collect(tables, limit),
+];
+
 /// Forgets about `limit` things, shared evenly between the kinds, so that no backlog of one starves the others.
 pub(super) fn collect(tables: &mut Tables, limit: u32) -> Result<Effect, Error> {
     let settings = tables.cluster()?.settings.clone();
-    let steps: [&dyn Fn(&mut Tables, usize) -> Result<usize, StorageError>; 7] = [
-        &|tables, limit| forget_changes(tables, settings.keep_for_ms, limit),
-        &take_apart_dead,
-        &|tables, limit| forget_versions(tables, settings.keep_versions, limit),
-        &|tables, limit| blobs::collect_garbage(tables, settings.garbage_grace_ms, limit),
-        &blobs::collect_abandoned,
-        &forget_writes,
-        &fence::collect,
-    ];
-    let share = (limit as usize / steps.len()).max(1);
+    let share = (limit as usize / STEPS.len()).max(1);
     let (mut changed, mut more) = (false, false);
-    for step in steps {
-        let count = step(tables, share)?;
+    for step in STEPS {
+        let count = step(tables, &settings, share)?;
         changed |= count > 0;
         more |= count == share;
     }
@@ -51,12 +55,12 @@ pub(super) fn collect(tables: &mut Tables, limit: u32) -> Result<Effect, Error> 
 }
 
 /// Moves the horizon.
-fn forget_changes(tables: &mut Tables, keep_for_ms: u64, limit: usize) -> Result<usize, StorageError> {
+fn forget_changes(tables: &mut Tables, settings: &Settings, limit: usize) -> Result<usize, StorageError> {
     for count in 0..limit {
         let Some(oldest) = tables.changes.table.first()?.map(|(key, _)| key.value()) else { return Ok(count) };
         let Some(record) = tables.changes.get(oldest)? else { return Ok(count) };
         let change = &record.change;
-        if tables.time.millis_since(change.time) < keep_for_ms {
+        if tables.time.millis_since(change.time) < settings.keep_for_ms {
             return Ok(count);
         }
         let (revision, _) = oldest;
@@ -145,7 +149,7 @@ pub(super) fn retire(tables: &mut Tables, inode: Inode, node: &mut Node) -> Resu
     Ok(())
 }
 
-fn forget_versions(tables: &mut Tables, keep_versions: u64, limit: usize) -> Result<usize, StorageError> {
+fn forget_versions(tables: &mut Tables, settings: &Settings, limit: usize) -> Result<usize, StorageError> {
     for count in 0..limit {
         let Some((superseded, inode, version)) = tables.retired.first()?.map(|(key, _)| key.value()) else {
             return Ok(count);
@@ -156,7 +160,7 @@ fn forget_versions(tables: &mut Tables, keep_versions: u64, limit: usize) -> Res
         tables.retired.remove((superseded, inode, version))?;
         let newest = tables.versions.table.range((inode, 0)..=(inode, u64::MAX))?.next_back().transpose()?;
         let newest = newest.map_or(version, |(key, _)| key.value().1);
-        if version.saturating_add(keep_versions) <= newest {
+        if version.saturating_add(settings.keep_versions) <= newest {
             drop_version(tables, inode, version)?;
         } else if let Some(mut node) = tables.inodes.get(inode)? {
             // More are kept than when it was queued: it is queued again when it falls out of those.

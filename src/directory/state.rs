@@ -84,25 +84,27 @@ fn apply_all(
 ) -> Result<(Vec<Applied>, bool), StorageError> {
     let mut tables = Tables::open(transaction)?;
     let before = tables.state.revision;
-    let mut applied = Vec::with_capacity(commands.len());
-    for command in commands {
-        let time = now.max(tables.state.time);
-        let revision = Revision(tables.state.revision.0 + 1);
-        let result = match apply(&mut tables, revision, time, command) {
-            Ok(Effect::Changed(outcome)) => {
-                tables.state.revision = revision;
-                tables.state.time = time;
-                Ok(outcome)
-            }
-            Ok(Effect::Nothing(outcome)) => Ok(outcome),
-            Err(Error::Rejected(rejected)) => Err(rejected),
-            Err(Error::Storage(error)) => return Err(error),
-        };
-        applied.push(Applied { revision: tables.state.revision, result });
-    }
+    let applied = commands.iter().map(|command| step(&mut tables, now, command)).collect::<Result<Vec<_>, _>>()?;
     let changed = tables.state.revision != before;
     tables.close()?;
     Ok((applied, changed))
+}
+
+/// Applies one command at the next revision. One that changed nothing has none, and time has not moved for it.
+pub(super) fn step(tables: &mut Tables, now: Timestamp, command: &Command) -> Result<Applied, StorageError> {
+    let time = now.max(tables.state.time);
+    let revision = Revision(tables.state.revision.0 + 1);
+    let result = match apply(tables, revision, time, command) {
+        Ok(Effect::Changed(outcome)) => {
+            tables.state.revision = revision;
+            tables.state.time = time;
+            Ok(outcome)
+        }
+        Ok(Effect::Nothing(outcome)) => Ok(outcome),
+        Err(Error::Rejected(rejected)) => Err(rejected),
+        Err(Error::Storage(error)) => return Err(error),
+    };
+    Ok(Applied { revision: tables.state.revision, result })
 }
 
 /// What an accepted command did.
@@ -115,12 +117,7 @@ pub(super) enum Effect {
 }
 
 /// Applies one command at this revision and time.
-pub(super) fn apply(
-    tables: &mut Tables,
-    revision: Revision,
-    time: Timestamp,
-    command: &Command,
-) -> Result<Effect, Error> {
+fn apply(tables: &mut Tables, revision: Revision, time: Timestamp, command: &Command) -> Result<Effect, Error> {
     tables.revision = revision;
     tables.time = time;
     tables.change_count = 0;

@@ -85,6 +85,8 @@ pub(super) struct Rows<T, R> {
 }
 
 pub(super) type Stored<'txn, K, R> = Rows<Table<'txn, K, Bytes>, R>;
+/// As a reader sees it.
+pub(super) type ReadStored<K, R> = Rows<ReadOnlyTable<K, Bytes>, R>;
 
 impl<T, R> Rows<T, R> {
     pub fn new(table: T, name: &'static str) -> Self {
@@ -174,7 +176,7 @@ fn stored<'txn, K: redb::Key + 'static, R>(
 pub(super) fn read_stored<K: redb::Key + 'static, R>(
     transaction: &ReadTransaction,
     definition: &'static Definition<K, Bytes>,
-) -> Result<Rows<ReadOnlyTable<K, Bytes>, R>, StorageError> {
+) -> Result<ReadStored<K, R>, StorageError> {
     Ok(Rows::new(transaction.open_table(*definition)?, definition.name()))
 }
 

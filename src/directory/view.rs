@@ -4,7 +4,7 @@
 //! sees it. A view holds disk pages for as long as it lives; long streams take a new one now and then and stay on one
 //! moment by naming its revision.
 
-use redb::{ReadOnlyTable, ReadTransaction};
+use redb::ReadTransaction;
 
 use crate::types::{AsOf, Extent, Inode, Path, Revision, Timestamp, Version};
 
@@ -13,7 +13,7 @@ use super::{
     error::{Error, Rejected, StorageError},
     model::{Cluster, Entry, EntryKind, FileVersion, LookedUp, Page, State, VersionInfo},
     names::Names,
-    tables::{self, Rows, read_stored},
+    tables::{self, ReadStored, read_stored},
 };
 
 /// A file, by one of its names.
@@ -153,7 +153,7 @@ impl View {
         Ok(self.version_rows()?.get((inode.0, version.0))?.ok_or(missing)?.extents)
     }
 
-    fn version_rows(&self) -> Result<Rows<ReadOnlyTable<(u64, u64), &'static [u8]>, FileVersion>, StorageError> {
+    fn version_rows(&self) -> Result<ReadStored<(u64, u64), FileVersion>, StorageError> {
         read_stored(&self.transaction, &tables::VERSIONS)
     }
 

@@ -1,0 +1,204 @@
+//! Servers that come and go, and what that means for the groups.
+
+use super::*;
+
+const PRIMARIES: &str = "every group is led by a member that is alive and in sync";
+
+fn groups(world: &World) -> Vec<Group> {
+    world.view().groups().unwrap()
+}
+
+fn ids(ids: &[&str]) -> Vec<ServerId> {
+    ids.iter().map(|id| server(id)).collect()
+}
+
+fn mark_down(world: &mut World, id: &str) {
+    world.expect(Command::MarkDown { server: server(id) });
+}
+
+fn register(world: &mut World, id: &str, store: u128) -> Result<Outcome, Rejected> {
+    world.try_apply(Command::RegisterServer { registration: a_registration(id, store) })
+}
+
+#[test]
+fn groups_are_made_when_enough_file_servers_have_registered() {
+    let mut world = World::unmade();
+    let cluster = ClusterId(Uuid::from_u128(1));
+    world.expect(Command::Bootstrap { cluster, lock_key: KEY, settings: some_settings() });
+    let lock = Registration { kind: ServerKind::Lock, ..a_registration("lock-1", 9) };
+    world.expect(Command::RegisterServer { registration: lock });
+    for (id, count) in [("a", 0), ("b", 0), ("c", 4)] {
+        register(&mut world, id, 1).unwrap();
+        assert_eq!(groups(&world).len(), count);
+    }
+    let all = ids(&["a", "b", "c"]);
+    assert!(groups(&world).iter().all(|group| group.members == all && group.in_sync == all && group.epoch == Epoch(1)));
+    assert_eq!(world.view().servers().unwrap().len(), 4);
+}
+
+#[test]
+fn the_cluster_is_made_once() {
+    let mut world = World::new();
+    let revision = world.revision();
+    let cluster = ClusterId(Uuid::from_u128(2));
+    world.expect(Command::Bootstrap { cluster, lock_key: [0; 32], settings: some_settings() });
+    assert_eq!(world.revision(), revision);
+    assert_eq!(world.view().cluster().unwrap().lock_key, KEY);
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_and_fixed_ones_stay() {
+    let mut world = World::new();
+    let try_change = |world: &mut World, edit: &dyn Fn(&mut Settings)| {
+        let mut settings = some_settings();
+        edit(&mut settings);
+        world.try_apply(Command::ChangeSettings { settings })
+    };
+    let fixed = |field| Err(Rejected::SettingFixed { field });
+    assert_eq!(try_change(&mut world, &|settings| settings.group_count = 5), fixed("group_count"));
+    assert_eq!(try_change(&mut world, &|settings| settings.copies = 5), fixed("copies"));
+    let bad = |field| Err(Rejected::BadSetting { field });
+    assert_eq!(try_change(&mut world, &|settings| settings.min_in_sync = 4), bad("min_in_sync"));
+    assert_eq!(try_change(&mut world, &|settings| settings.min_in_sync = 0), bad("min_in_sync"));
+    assert_eq!(try_change(&mut world, &|settings| settings.keep_versions = 0), bad("keep_versions"));
+    assert!(try_change(&mut world, &|settings| settings.keep_for_ms = 0).is_ok());
+    let version = world.view().map_version();
+    assert!(try_change(&mut world, &|settings| settings.min_in_sync = 1).is_ok());
+    assert!(world.view().map_version() > version);
+}
+
+#[test]
+fn a_server_that_is_down_leaves_and_the_lead_passes_on_evenly() {
+    let mut world = World::new();
+    let version = world.view().map_version();
+    mark_down(&mut world, "a");
+    assert!(world.view().map_version() > version);
+    let led = |world: &World, id: &str| groups(world).iter().filter(|group| group.is_primary(&server(id))).count();
+    for group in groups(&world) {
+        assert_eq!((group.in_sync, group.epoch), (ids(&["b", "c"]), Epoch(2)), "group {}", group.group);
+    }
+    assert_eq!((led(&world, "a"), led(&world, "b"), led(&world, "c")), (0, 2, 2));
+    let revision = world.revision();
+    mark_down(&mut world, "a");
+    assert_eq!(world.revision(), revision);
+    let nobody = Command::MarkDown { server: server("nobody") };
+    assert_eq!(world.try_apply(nobody), Err(Rejected::ServerNotFound { server: server("nobody") }));
+}
+
+#[test]
+fn a_set_of_min_in_sync_does_not_shrink_but_its_lead_passes_on() {
+    let mut world = World::new();
+    mark_down(&mut world, "a");
+    mark_down(&mut world, "b");
+    for group in groups(&world) {
+        assert_eq!(group.in_sync, ids(&["b", "c"]));
+        assert_eq!(group.primary, Some(server("c")), "{PRIMARIES}");
+    }
+    mark_down(&mut world, "c");
+    assert!(groups(&world).iter().all(|group| group.primary.is_none() && group.in_sync == ids(&["b", "c"])));
+    let epochs: Vec<Epoch> = groups(&world).iter().map(|group| group.epoch).collect();
+    world.expect(Command::MarkUp { server: server("b") });
+    for (group, before) in groups(&world).iter().zip(epochs) {
+        assert_eq!((group.primary.clone(), group.epoch), (Some(server("b")), Epoch(before.0 + 1)));
+    }
+}
+
+#[test]
+fn a_server_that_is_up_again_leads_nothing_it_is_not_in_sync_with() {
+    let mut world = World::new();
+    mark_down(&mut world, "a");
+    world.expect(Command::MarkUp { server: server("a") });
+    assert!(groups(&world).iter().all(|group| !group.is_in_sync(&server("a")) && !group.is_primary(&server("a"))));
+}
+
+#[test]
+fn a_primary_evicts_a_replica_of_its_own_configuration_down_to_min_in_sync() {
+    let mut world = World::new();
+    let config = world.group(0);
+    let primary = config.primary.clone().unwrap();
+    let others: Vec<ServerId> = config.members.iter().filter(|member| **member != primary).cloned().collect();
+    let evict = |world: &mut World, primary: &ServerId, suspect: &ServerId, epoch| {
+        let groups = vec![(GroupId(0), Epoch(epoch))];
+        world.try_apply(Command::EvictReplica { primary: primary.clone(), suspect: suspect.clone(), groups }).unwrap();
+        world.group(0)
+    };
+    assert_eq!(evict(&mut world, &primary, &others[0], 2), config, "of another epoch");
+    assert_eq!(evict(&mut world, &others[1], &others[0], 1), config, "by another than the primary");
+    assert_eq!(evict(&mut world, &primary, &primary, 1), config, "itself");
+    let smaller = evict(&mut world, &primary, &others[0], 1);
+    assert_eq!((smaller.epoch, smaller.in_sync.len(), smaller.primary.as_ref()), (Epoch(2), 2, Some(&primary)));
+    assert_eq!(evict(&mut world, &primary, &others[1], 2), smaller, "below min_in_sync");
+    let nobody = Command::EvictReplica { primary, suspect: server("nobody"), groups: vec![] };
+    assert_eq!(world.try_apply(nobody), Err(Rejected::ServerNotFound { server: server("nobody") }));
+}
+
+#[test]
+fn a_member_joins_by_the_word_of_the_primary_of_that_epoch() {
+    let mut world = World::new();
+    mark_down(&mut world, "a");
+    world.expect(Command::MarkUp { server: server("a") });
+    let config = world.group(0);
+    let primary = config.primary.clone().unwrap();
+    let other = config.in_sync.iter().find(|member| **member != primary).unwrap().clone();
+    let join = |world: &mut World, primary: &ServerId, epoch, member: &str| {
+        let (primary, group, epoch, member) = (primary.clone(), GroupId(0), Epoch(epoch), server(member));
+        world.try_apply(Command::AddInSync { primary, group, epoch, member })
+    };
+    let stale = Err(Rejected::StaleEpoch { group: GroupId(0), current: Epoch(2) });
+    assert_eq!(join(&mut world, &primary, 1, "a"), stale);
+    assert_eq!(join(&mut world, &other, 2, "a"), stale);
+    let stranger = Err(Rejected::NotAMember { server: server("z"), group: GroupId(0) });
+    assert_eq!(join(&mut world, &primary, 2, "z"), stranger);
+    assert!(join(&mut world, &primary, 2, "a").is_ok());
+    assert_eq!((world.group(0).epoch, world.group(0).in_sync), (Epoch(3), ids(&["a", "b", "c"])));
+    assert!(join(&mut world, &primary, 2, "a").is_ok(), "asked again, it is so already");
+    assert_eq!(world.group(0).epoch, Epoch(3));
+}
+
+#[test]
+fn a_server_that_comes_back_with_its_data_keeps_its_places() {
+    let mut world = World::new();
+    let before = groups(&world);
+    let revision = world.revision();
+    register(&mut world, "a", 0).unwrap();
+    assert_eq!(world.revision(), revision, "it said nothing new");
+    let moved = Registration { address: "elsewhere:7072".to_owned(), ..a_registration("a", 0) };
+    world.expect(Command::RegisterServer { registration: moved });
+    assert_eq!(groups(&world), before);
+    mark_down(&mut world, "a");
+    mark_down(&mut world, "b");
+    mark_down(&mut world, "c");
+    register(&mut world, "c", 2).unwrap();
+    assert!(groups(&world).iter().all(|group| group.primary == Some(server("c"))), "{PRIMARIES}");
+}
+
+#[test]
+fn a_server_that_comes_back_without_its_data_leaves_the_in_sync_sets() {
+    let mut world = World::new();
+    let taken = |id| Err(Rejected::ServerIdTaken { server: server(id) });
+    assert_eq!(register(&mut world, "a", 77), taken("a"), "the other is alive");
+    mark_down(&mut world, "a");
+    mark_down(&mut world, "b");
+    assert!(groups(&world).iter().all(|group| group.is_in_sync(&server("b"))));
+    register(&mut world, "b", 78).unwrap();
+    for group in groups(&world) {
+        assert_eq!((group.in_sync, group.primary), (ids(&["c"]), Some(server("c"))));
+    }
+    let commit = world.a_replace("/f", b"x", if_version(0));
+    let short = Rejected::NotEnoughInSync { group: commit.group, needed: 2, have: 1 };
+    assert_eq!(world.try_commit(commit), Err(short), "what is committed is on min_in_sync servers");
+    mark_down(&mut world, "c");
+    assert_eq!(register(&mut world, "c", 79), taken("c"), "nobody else has what it had");
+}
+
+#[test]
+fn a_server_that_comes_later_is_taken_into_groups_that_are_short() {
+    let settings = Settings { initial_fileservers: 1, min_in_sync: 1, ..some_settings() };
+    let mut world = World::with_settings(settings);
+    let all = ids(&["a", "b", "c"]);
+    for group in groups(&world) {
+        assert_eq!((group.members, group.in_sync, group.epoch), (all.clone(), ids(&["a"]), Epoch(3)));
+    }
+    register(&mut world, "d", 4).unwrap();
+    assert!(groups(&world).iter().all(|group| group.members == all), "they are whole");
+}
