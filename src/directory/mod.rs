@@ -239,5 +239,6 @@ impl Door {
         self.0.get().ok_or_else(|| Failure::new(Reason::Unavailable, "the Directory is starting"))
     }
 }
+
 #[cfg(test)]
 mod tests;

@@ -18,8 +18,8 @@ use crate::{
     cluster::Group,
     token,
     types::{
-        BlobId, ClusterId, Epoch, Extent, FencingToken, GroupId, LockMode, Path, Precondition, Revision, ServerId,
-        StoreId, Timestamp, Version, WriteId, WriteMode, crc32c,
+        AsOf, BlobId, ClusterId, Epoch, Extent, FencingToken, GroupId, LockMode, Path, Precondition, Revision,
+        ServerId, StoreId, Timestamp, Version, WriteId, WriteMode, crc32c,
     },
 };
 
@@ -29,7 +29,7 @@ use super::{
     model::{Entry, LookedUp},
     state::{Applied, step},
     tables::Tables,
-    view::{AsOf, FileRef, View},
+    view::{FileRef, View},
 };
 
 const KEY: [u8; 32] = [7; 32];
