@@ -331,20 +331,21 @@ fn a_version_has_a_bounded_number_of_extents() {
     assert_eq!(world.try_commit(commit), Err(too_many));
 }
 
-fn a_merge(world: &mut World, at: &str, count: usize) -> Command {
+fn a_merge(world: &mut World, at: &str, skip: usize, count: usize) -> Command {
     let found = world.look(at).unwrap();
-    let prefix = found.extents[..count].to_vec();
-    let bytes: Vec<u8> = prefix.iter().flat_map(|extent| world.piece(extent)).copied().collect();
+    let run = found.extents[skip..skip + count].to_vec();
+    let bytes: Vec<u8> = run.iter().flat_map(|extent| world.piece(extent)).copied().collect();
     let blob = BlobId(world.draw());
     let merged = (blob, bytes.len() as u64);
     world.blobs.insert(blob, bytes);
-    let config = world.group(prefix[0].group.0);
+    let config = world.group(run[0].group.0);
     Command::MergeExtents {
         primary: config.primary.unwrap(),
         group: config.group,
         epoch: config.epoch,
         inode: found.entry.inode,
-        prefix,
+        skip,
+        run,
         merged,
         begin_time: world.now,
     }
@@ -357,11 +358,11 @@ fn a_merge_changes_neither_bytes_nor_version() {
         world.append("/f", format!("line {line}\n").as_bytes());
     }
     let before = (world.read("/f"), world.look("/f").unwrap().entry);
-    let merge = a_merge(&mut world, "/f", 4);
+    let merge = a_merge(&mut world, "/f", 1, 4);
     world.append("/f", b"a late line\n");
     world.expect(merge.clone());
     let found = world.look("/f").unwrap();
-    assert_eq!(found.extents.len(), 4);
+    assert_eq!(found.extents.len(), 4, "the first, the merged, and two behind");
     assert_eq!(world.read("/f"), [before.0.as_slice(), b"a late line\n"].concat());
     assert_eq!(world.read_version("/f", before.1.version.0, AsOf::Now), before.0);
     let revision = world.revision();
@@ -375,17 +376,24 @@ fn a_merge_of_what_is_no_longer_there_is_refused() {
     for line in 0..3 {
         world.append("/f", format!("{line}").as_bytes());
     }
-    let merge = a_merge(&mut world, "/f", 2);
+    let merge = a_merge(&mut world, "/f", 0, 2);
     let mut longer = merge.clone();
     if let Command::MergeExtents { merged, .. } = &mut longer {
         merged.1 += 1;
     }
     assert_eq!(world.try_apply(longer), Err(Rejected::ExtentsChanged));
     let mut swapped = merge.clone();
-    if let Command::MergeExtents { prefix, .. } = &mut swapped {
-        prefix.swap(0, 1);
+    if let Command::MergeExtents { run, .. } = &mut swapped {
+        run.swap(0, 1);
     }
     assert_eq!(world.try_apply(swapped), Err(Rejected::ExtentsChanged));
+    for beyond in [1, 2, 3, 4, usize::MAX] {
+        let mut moved = merge.clone();
+        if let Command::MergeExtents { skip, .. } = &mut moved {
+            *skip = beyond;
+        }
+        assert_eq!(world.try_apply(moved), Err(Rejected::ExtentsChanged));
+    }
     let merge_of_replaced = merge.clone();
     let version = world.look("/f").unwrap().entry.version.0;
     let commit = world.a_replace("/f", b"new", if_version(version));

@@ -139,7 +139,8 @@ fn a_merge_leaves_the_small_blobs_to_older_versions_and_then_to_the_garbage() {
         group: config.group,
         epoch: config.epoch,
         inode: found.entry.inode,
-        prefix: found.extents,
+        skip: 0,
+        run: found.extents,
         merged: (blob, 16),
         begin_time: world.now,
     });
