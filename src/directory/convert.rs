@@ -1,4 +1,4 @@
-//! Requests of the Directory and Cluster services as commands; outcomes as answers.
+//! Requests of the Directory and Cluster services as commands.
 //!
 //! What is refused here can never be right, whatever the state: malformed fields, and numbers of things past the limits
 //! that keep one call's work small. Everything else is for the state to judge.
@@ -7,10 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 
-use super::{
-    command::{AttributeChanges, Command, Committed, Patched, Registration, ServerKind, Settled, WriteCommit},
-    model::{Change, ChangeKind, Entry, EntryKind, VersionInfo},
-};
+use super::command::{AttributeChanges, Command, Patched, Registration, ServerKind, WriteCommit};
 use crate::{
     convert::{blob_id, extents, path, precondition, required, server_id, store_id, timestamp, write_id, write_mode},
     pb,
@@ -43,7 +40,7 @@ fn at_most(field: &str, count: usize, max: usize) -> Result<(), Failure> {
 }
 
 /// Short, and fit to be printed.
-pub fn text(field: &str, text: &str) -> Result<String, Failure> {
+fn text(field: &str, text: &str) -> Result<String, Failure> {
     if text.len() > TEXT_LENGTH_MAX || text.chars().any(char::is_control) {
         return Err(Failure::bad_argument(
             field,
@@ -51,6 +48,12 @@ pub fn text(field: &str, text: &str) -> Result<String, Failure> {
         ));
     }
     Ok(text.to_owned())
+}
+
+/// What a server says for people to read: what does not fit is cut off, since a beat must not fail for it.
+pub fn remark(text: &str) -> String {
+    let end = text.floor_char_boundary(TEXT_LENGTH_MAX.min(text.len()));
+    text.get(..end).unwrap_or_default().replace(char::is_control, " ")
 }
 
 /// 0 is the default.
@@ -314,94 +317,24 @@ pub fn confirm_deleted(server: &ServerId, blobs: &[String]) -> Result<Option<Com
     Ok(Some(Command::ConfirmDeleted { server: server.clone(), blobs }))
 }
 
-impl From<Committed> for pb::Committed {
-    fn from(committed: Committed) -> Self {
-        Self {
-            inode: committed.inode.0,
-            version: committed.version.0,
-            revision: committed.revision.0,
-            size: committed.size,
-            checksum: committed.checksum,
-            offset: committed.offset,
-            extent_count: committed.extent_count,
-            commit_time: Some(committed.commit_time.into()),
-            blobs: committed.blobs.iter().map(BlobId::to_string).collect(),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remark_is_cut_between_characters_and_fits_a_line() {
+        assert_eq!(remark("disk full:\nno space"), "disk full: no space");
+        let long = "ä".repeat(TEXT_LENGTH_MAX);
+        assert_eq!(remark(&long), "ä".repeat(TEXT_LENGTH_MAX / 2));
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for good in ["localhost:7072", "10.0.0.1:1", "[::1]:7072", "fileserver-a.example.org:7072"] {
+            assert_eq!(address("address", good), Ok(good.to_owned()));
         }
-    }
-}
-
-impl From<Settled> for pb::blob_fate::Fate {
-    fn from(settled: Settled) -> Self {
-        match settled {
-            Settled::Committed { inode, version } => {
-                Self::Committed(pb::BlobOwner { inode: inode.0, version: version.0 })
-            }
-            Settled::Abandoned => Self::Abandoned(true),
-        }
-    }
-}
-
-fn entry_kind(kind: EntryKind) -> pb::EntryKind {
-    match kind {
-        EntryKind::File => pb::EntryKind::File,
-        EntryKind::Directory => pb::EntryKind::Directory,
-    }
-}
-
-impl From<Entry> for pb::Entry {
-    fn from(entry: Entry) -> Self {
-        let attributes = entry.attributes;
-        Self {
-            inode: entry.inode.0,
-            path: entry.path.to_string(),
-            kind: entry_kind(entry.kind).into(),
-            size: entry.size,
-            version: entry.version.0,
-            checksum: entry.checksum,
-            revision: entry.revision.0,
-            create_time: Some(attributes.create_time.into()),
-            modify_time: Some(attributes.modify_time.into()),
-            mode: attributes.mode,
-            owner: attributes.owner,
-            owning_group: attributes.owning_group,
-            extended_attributes: attributes.extended.into_iter().map(|(name, value)| (name, value.into())).collect(),
-            target: String::new(),
-        }
-    }
-}
-
-impl From<VersionInfo> for pb::VersionInfo {
-    fn from(version: VersionInfo) -> Self {
-        Self {
-            version: version.version.0,
-            revision: version.revision.0,
-            size: version.size,
-            checksum: version.checksum,
-            create_time: Some(version.create_time.into()),
-            extent_count: version.extent_count,
-            write_id: version.write_id.to_string(),
-        }
-    }
-}
-
-impl From<Change> for pb::Change {
-    fn from(change: Change) -> Self {
-        let kind = match change.kind {
-            ChangeKind::Created => pb::ChangeKind::Created,
-            ChangeKind::Written => pb::ChangeKind::Written,
-            ChangeKind::Updated => pb::ChangeKind::Updated,
-            ChangeKind::Moved => pb::ChangeKind::Moved,
-            ChangeKind::Deleted => pb::ChangeKind::Deleted,
-        };
-        Self {
-            revision: change.revision.0,
-            time: Some(change.time.into()),
-            kind: kind.into(),
-            path: change.path.to_string(),
-            from_path: change.from_path.map(|path| path.to_string()).unwrap_or_default(),
-            inode: change.inode.0,
-            version: change.version.0,
-            entry_kind: entry_kind(change.entry_kind).into(),
+        for bad in ["", ":7072", "host", "host:", "host:0", "host:99999", "user@host:1", "http://host:1", "host:1/x"] {
+            assert!(address("address", bad).is_err(), "{bad:?}");
         }
     }
 }

@@ -10,6 +10,7 @@
 
 use std::{sync::Arc, thread, time::Duration};
 
+use anyhow::Context;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -96,28 +97,30 @@ impl Proposer {
 
 /// The running thread, and what it publishes.
 pub struct Driver {
-    thread: thread::JoinHandle<Result<(), Error>>,
+    /// How the thread ended; nothing if it panicked.
+    result: oneshot::Receiver<Result<(), Error>>,
     proposer: Proposer,
     pub progress: watch::Receiver<Progress>,
     pub map: watch::Receiver<Arc<ClusterMap>>,
 }
 
 impl Driver {
-    /// Starts the thread. It ends when told to, or after a failure of the tables: then `failed` is cancelled.
-    pub fn start(database: Arc<Database>, failed: CancellationToken) -> Result<Self, Error> {
+    /// Starts the thread. It ends when told to, or after a failure of the tables; `ended` is cancelled then.
+    pub fn start(database: Arc<Database>, ended: CancellationToken) -> Result<Self, Error> {
         let view = database.view()?;
         let (progress_sender, progress) = watch::channel(Progress { revision: view.revision(), time: view.time() });
         let (map_sender, map) = watch::channel(Arc::new(map::load(&view)?));
         drop(view);
         let (sender, mailbox) = mpsc::channel(MAILBOX_LENGTH);
-        let thread = thread::spawn(move || {
-            let ended = Loop { database, mailbox, progress: progress_sender, map: map_sender }.run();
-            if ended.is_err() {
-                failed.cancel();
-            }
-            ended
+        let (result_sender, result) = oneshot::channel();
+        thread::spawn(move || {
+            // However the thread ends, also by a panic.
+            let _ended = ended.drop_guard();
+            let result = Loop { database, mailbox, progress: progress_sender, map: map_sender }.run();
+            // Nobody waits for it where the start has failed.
+            let _ = result_sender.send(result);
         });
-        Ok(Self { thread, proposer: Proposer(sender), progress, map })
+        Ok(Self { result, proposer: Proposer(sender), progress, map })
     }
 
     pub fn proposer(&self) -> Proposer {
@@ -126,11 +129,13 @@ impl Driver {
 
     /// Answers what was proposed before, and ends the thread. Says why, if the tables failed.
     pub async fn stop(self) -> anyhow::Result<()> {
-        // A closed mailbox is a thread that has ended already.
-        let _ = self.proposer.0.send_timeout(Message::Stop, QUEUE_DEADLINE).await;
-        let joined = tokio::task::spawn_blocking(move || self.thread.join()).await?;
-        joined.map_err(|_| anyhow::anyhow!("the thread that applies commands has panicked"))??;
-        Ok(())
+        let ended = async {
+            // A closed mailbox is a thread that has ended already.
+            let _ = self.proposer.0.send(Message::Stop).await;
+            self.result.await
+        };
+        let ended = tokio::time::timeout(ANSWER_DEADLINE, ended).await.context("the disk does not answer")?;
+        ended.context("the thread that applies commands has panicked")?.context("the tables have failed")
     }
 }
 
@@ -195,5 +200,129 @@ impl Loop {
         let newest = Progress { revision: view.revision(), time: view.time() };
         self.progress.send_if_modified(|progress| std::mem::replace(progress, newest) != newest);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use redb::{StorageBackend, backends::InMemoryBackend};
+
+    use super::*;
+    use crate::{
+        directory::command::Settings,
+        types::{ClusterId, WriteId},
+    };
+
+    /// Memory that can be told to fail its syncs.
+    #[derive(Debug, Default)]
+    struct Disk {
+        memory: InMemoryBackend,
+        broken: Arc<AtomicBool>,
+    }
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.memory.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.memory.read(offset, out)
+        }
+
+        fn set_len(&self, length: u64) -> io::Result<()> {
+            self.memory.set_len(length)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            if self.broken.load(Ordering::SeqCst) {
+                return Err(io::Error::other("the disk is broken"));
+            }
+            self.memory.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.memory.write(offset, data)
+        }
+    }
+
+    struct Setup {
+        driver: Driver,
+        broken: Arc<AtomicBool>,
+        ended: CancellationToken,
+    }
+
+    fn a_running_driver() -> Setup {
+        let disk = Disk::default();
+        let broken = disk.broken.clone();
+        let database = Database::open_backend(disk).unwrap();
+        let settings = Settings {
+            group_count: 1,
+            copies: 1,
+            min_in_sync: 1,
+            initial_fileservers: 1,
+            keep_versions: 1,
+            keep_for_ms: 0,
+            garbage_grace_ms: 0,
+        };
+        let bootstrap = Command::Bootstrap { cluster: ClusterId::random(), lock_key: [7; 32], settings };
+        database.apply(Timestamp(1), &[bootstrap]).unwrap();
+        let ended = CancellationToken::new();
+        let driver = Driver::start(Arc::new(database), ended.clone()).unwrap();
+        Setup { driver, broken, ended }
+    }
+
+    fn create(path: &str) -> Command {
+        Command::CreateDirectory {
+            write_id: WriteId::random(),
+            path: path.parse().unwrap(),
+            parents: false,
+            mode: 0o755,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_applied_in_order_and_each_command_is_answered_by_itself() {
+        let Setup { driver, .. } = a_running_driver();
+        let batch = vec![create("/a/b"), create("/a"), create("/a/b"), create("/a")];
+        let applied = driver.proposer().propose_all(batch).await.unwrap();
+        let accepted: Vec<bool> = applied.iter().map(|applied| applied.result.is_ok()).collect();
+        assert_eq!(accepted, [false, true, true, false]);
+        assert_eq!(driver.progress.borrow().revision, applied[3].revision, "published before it is answered");
+        driver.stop().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_proposed_before_the_stop_is_answered_and_nothing_after() {
+        let Setup { driver, ended, .. } = a_running_driver();
+        let proposer = driver.proposer();
+        let calls = (0..100).map(|number| {
+            let proposer = proposer.clone();
+            async move { proposer.propose(create(&format!("/{number}"))).await }
+        });
+        let answers = futures::future::join_all(calls).await;
+        assert!(answers.iter().all(Result::is_ok));
+        driver.stop().await.unwrap();
+        ended.cancelled().await;
+        assert!(matches!(proposer.propose(create("/late")).await, Err(ProposeError::Stopping)));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_acknowledged_that_could_not_be_synced() {
+        let Setup { driver, broken, ended } = a_running_driver();
+        let proposer = driver.proposer();
+        proposer.propose(create("/before")).await.unwrap();
+        let before = *driver.progress.borrow();
+        broken.store(true, Ordering::SeqCst);
+        assert!(matches!(proposer.propose(create("/lost")).await, Err(ProposeError::Stopping)));
+        ended.cancelled().await;
+        broken.store(false, Ordering::SeqCst);
+        assert!(matches!(proposer.propose(create("/after")).await, Err(ProposeError::Stopping)), "no second try");
+        assert_eq!(*driver.progress.borrow(), before);
+        assert!(driver.stop().await.is_err());
     }
 }

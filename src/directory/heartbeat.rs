@@ -129,7 +129,7 @@ impl Connection {
             disk_used_bytes: beat.disk_used_bytes,
             disk_total_bytes: beat.disk_total_bytes,
             blob_count: beat.blob_count,
-            read_only_reason: convert::text("read_only_reason", &beat.read_only_reason)?,
+            read_only_reason: convert::remark(&beat.read_only_reason),
         };
         let seen = self.directory.time();
         match self.directory.leases().heard(&self.server, self.store, stats, seen, Instant::now()) {

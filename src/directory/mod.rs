@@ -57,6 +57,7 @@ mod probe;
 mod streams;
 mod watch;
 
+mod answers;
 mod cluster_service;
 mod convert;
 mod lookups;
