@@ -17,7 +17,12 @@ pub enum LogFormat {
 
 /// Sets the process's subscriber; a second call in one process (a test) changes nothing.
 pub fn init(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("DFS_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    init_with(format, DEFAULT_FILTER);
+}
+
+/// As [`init`], with another filter where `DFS_LOG` names none.
+pub fn init_with(format: LogFormat, default_filter: &str) {
+    let filter = EnvFilter::try_from_env("DFS_LOG").unwrap_or_else(|_| EnvFilter::new(default_filter));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

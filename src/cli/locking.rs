@@ -1,0 +1,178 @@
+//! Doing something under a lock: wait in the queue and say where, do it, give the lock back, whatever happens.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use super::{
+    context::Context,
+    error::{Error, Result},
+};
+use crate::{
+    client::{LockGuard, LockMode, QueuePosition, Session, SessionOptions},
+    status::Reason,
+    types::{Path, Precondition},
+};
+
+/// The lease of a session that is kept alive: what is left of it is how long others wait for a client that vanished.
+pub const TTL: Duration = Duration::from_secs(10);
+/// For giving a lock back: after this the lease does it.
+const RELEASE: Duration = Duration::from_secs(3);
+
+/// How to lock.
+#[derive(Clone, Copy, Debug)]
+pub struct Locking {
+    pub mode: LockMode,
+    pub ttl: Duration,
+    /// How long to queue; `None`: as long as it takes.
+    pub wait: Option<Duration>,
+}
+
+impl Locking {
+    pub fn exclusive(wait: Option<Duration>) -> Self {
+        Self { mode: LockMode::Exclusive, ttl: TTL, wait }
+    }
+}
+
+/// Opens a session and waits for the lock, saying the place in the queue.
+pub async fn acquire(context: &mut Context, path: &Path, locking: Locking) -> Result<LockGuard> {
+    let client = context.client().await?;
+    let _hold = context.interrupt.hold();
+    let session = client.open_session(SessionOptions { ttl: locking.ttl, client: client_name() }).await?;
+    let interrupt = context.interrupt.clone();
+    let output = &mut context.output;
+    let mut told = Ok(());
+    let waited = tokio::select! {
+        granted = session.acquire(path, locking.mode, locking.wait, |position| {
+            told = output.say(&waiting(&position));
+        }) => granted.map_err(Error::from),
+        interrupted = interrupt.raised() => Err(interrupted),
+    };
+    match waited.and_then(|guard| told.map(|()| guard)) {
+        Ok(guard) => Ok(guard),
+        Err(error) => {
+            close(session).await;
+            Err(error)
+        }
+    }
+}
+
+fn waiting(position: &QueuePosition) -> String {
+    let place = format!("waiting for the lock: position {} of {}", position.position, position.waiters);
+    if position.holder.is_empty() { place } else { format!("{place}, held by {}", position.holder) }
+}
+
+/// Gives the lock back by ending its session; what fails here the lease sees to.
+pub async fn release(guard: LockGuard) {
+    let session = guard.session().clone();
+    drop(guard);
+    close(session).await;
+}
+
+async fn close(session: Session) {
+    let id = session.id();
+    if !matches!(tokio::time::timeout(RELEASE, session.close()).await, Ok(Ok(()))) {
+        tracing::debug!(session = %id, "the session was not closed; its lease will run out");
+    }
+}
+
+/// A lock that is held, as the work under it sees it.
+pub struct Held {
+    guard: LockGuard,
+    used: AtomicBool,
+}
+
+impl Held {
+    pub fn new(guard: LockGuard) -> Self {
+        Self { guard, used: AtomicBool::new(false) }
+    }
+
+    /// What a write under this lock carries. From here on a write may be under way.
+    pub fn precondition(&self) -> Result<Precondition> {
+        let precondition = self.guard.precondition()?;
+        self.used.store(true, Ordering::Relaxed);
+        Ok(precondition)
+    }
+}
+
+impl Held {
+    /// Gives the lock back, cleanly only when no write can be under way any more.
+    ///
+    /// A clean release does not fence the holder. So after a write whose end is unknown the lease must run out instead:
+    /// that raises the fence before the next in the queue is told that it holds the lock.
+    pub async fn finish<T>(self, done: &Result<T>) {
+        let unknown = done.as_ref().is_err_and(|error| !is_final(error));
+        if unknown && self.used.load(Ordering::Relaxed) {
+            tracing::info!(path = %self.guard.path(), "a write may be under way: the lock is left to its lease");
+            drop(self.guard);
+        } else {
+            release(self.guard).await;
+        }
+    }
+}
+
+/// Runs `work` while the lock is held. It ends early when the lease is lost or the command is interrupted.
+pub async fn under_lock<T>(
+    context: &mut Context,
+    path: &Path,
+    locking: Locking,
+    work: impl AsyncFnOnce(&mut Context, &Held) -> Result<T>,
+) -> Result<T> {
+    let held = Held::new(acquire(context, path, locking).await?);
+    let interrupt = context.interrupt.clone();
+    let _hold = interrupt.hold();
+    let done = tokio::select! {
+        done = work(context, &held) => done,
+        lost = held.guard.session().lost() => {
+            Err(Error::LeaseLost(format!("the lease on {path} was lost: {}", lost.failure().message)))
+        }
+        interrupted = interrupt.raised() => Err(interrupted),
+    };
+    held.finish(&done).await;
+    done
+}
+
+/// Whether after this failure nothing more can come of the write.
+fn is_final(error: &Error) -> bool {
+    match error {
+        Error::Failure(failure) => !matches!(
+            failure.reason,
+            Reason::DeadlineExceeded | Reason::Unavailable | Reason::Internal | Reason::NotEnoughReplicas
+        ),
+        Error::Signal { .. } | Error::LeaseLost(_) => false,
+        _ => true,
+    }
+}
+
+/// Who asks, for administrators and for those who wait.
+pub fn client_name() -> String {
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "someone".to_owned());
+    let host = rustix::system::uname();
+    format!("{user}@{} dfs-cli {}", host.nodename().to_string_lossy(), std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_is_told_the_place_and_the_holder() {
+        let position = QueuePosition { position: 2, waiters: 3, holder: "ann@a".to_owned() };
+        assert_eq!(waiting(&position), "waiting for the lock: position 2 of 3, held by ann@a");
+        let alone = QueuePosition { position: 1, waiters: 1, holder: String::new() };
+        assert_eq!(waiting(&alone), "waiting for the lock: position 1 of 1");
+    }
+
+    #[test]
+    fn only_an_answer_ends_a_write() {
+        let failure = |reason| Error::from(crate::status::Failure::new(reason, "x"));
+        assert!(is_final(&failure(Reason::VersionMismatch)) && is_final(&failure(Reason::NoSpace)));
+        assert!(!is_final(&failure(Reason::DeadlineExceeded)) && !is_final(&Error::Signal { signal: 2 }));
+    }
+
+    #[test]
+    fn a_client_has_a_name() {
+        assert!(client_name().ends_with(&std::process::id().to_string()));
+    }
+}
