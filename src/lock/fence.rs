@@ -19,7 +19,7 @@ use tonic::{Status, transport::Channel};
 
 use crate::{
     pb, serve,
-    status::Failure,
+    status::{Failure, Reason},
     types::{FencingToken, Path},
 };
 
@@ -58,6 +58,11 @@ impl Directories {
 pub(super) fn pause(failures: u32) -> Duration {
     let longest = PAUSE_MIN.saturating_mul(1 << failures.min(10)).min(PAUSE_MAX);
     longest.mul_f64(rand::rng().random_range(0.5..1.0))
+}
+
+/// Whether another failure in a row is said aloud: the first, then ever more rarely.
+pub(super) fn worth_a_word(failures: u32) -> bool {
+    failures == 0 || failures.is_power_of_two()
 }
 
 pub(super) struct Fences {
@@ -99,13 +104,13 @@ impl Fences {
 async fn raise(directories: Arc<Directories>, path: Path, token: FencingToken) -> (Path, FencingToken) {
     let mut failures = 0;
     loop {
-        match timeout(CALL_DEADLINE, call(&directories, &path, token)).await {
+        let failure = match timeout(CALL_DEADLINE, call(&directories, &path, token)).await {
             Ok(Ok(())) => return (path, token),
-            Ok(Err(status)) => {
-                let failure = Failure::from(&status);
-                tracing::warn!(%path, %token, %failure, failures, "the Directory did not record a fence; trying again");
-            }
-            Err(_) => tracing::warn!(%path, %token, failures, "the Directory does not answer; trying again"),
+            Ok(Err(status)) => Failure::from(&status),
+            Err(_) => Failure::new(Reason::DeadlineExceeded, "the Directory does not answer"),
+        };
+        if worth_a_word(failures) {
+            tracing::warn!(%path, %token, %failure, failures, "the Directory has not recorded a fence; trying again");
         }
         directories.turn();
         sleep(pause(failures)).await;

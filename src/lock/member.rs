@@ -20,7 +20,8 @@ use crate::{
     durable::DataDir,
     lock::{
         command::Membership,
-        fence::{Directories, pause},
+        error::Error,
+        fence::{Directories, pause, worth_a_word},
         handle::Handle,
     },
     pb::{self, cluster_client::ClusterClient},
@@ -62,17 +63,21 @@ impl Member {
                 () = shutdown.cancelled() => return Ok(()),
                 admission = self.register() => match admission {
                     Err(failure) => failure,
-                    Ok(admission) => {
-                        self.join(admission.membership).await?;
-                        failures = 0;
-                        tokio::select! {
-                            () = shutdown.cancelled() => return Ok(()),
-                            failure = self.beat(admission.beat) => failure,
+                    Ok(admission) => match self.join(admission.membership).await? {
+                        Some(failure) => failure,
+                        None => {
+                            failures = 0;
+                            tokio::select! {
+                                () = shutdown.cancelled() => return Ok(()),
+                                failure = self.beat(admission.beat) => failure,
+                            }
                         }
-                    }
+                    },
                 },
             };
-            tracing::warn!(%failure, failures, "not registered with the Directory; trying again");
+            if worth_a_word(failures) {
+                tracing::warn!(%failure, failures, "not registered with the Directory; trying again");
+            }
             self.directories.turn();
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
@@ -107,17 +112,19 @@ impl Member {
         Ok(Admission { membership, beat })
     }
 
-    /// Stores what the Directory said, and is ready. A contradiction to what is stored ends the service: its sessions and
-    /// tokens mean nothing to another cluster.
-    async fn join(&mut self, membership: Membership) -> anyhow::Result<()> {
+    /// Stores what the Directory said, and is ready; or says why not yet. A contradiction to what is stored ends the service:
+    /// its sessions and tokens mean nothing to another cluster.
+    async fn join(&mut self, membership: Membership) -> anyhow::Result<Option<Failure>> {
         // Once in a life, and nobody waits for it: the sync may block this thread.
-        self.folder
-            .set_cluster_id(membership.cluster)
-            .context("the Directory's cluster is not that of the data folder")?;
-        self.handle.join(membership).await.context("the Directory's lock key is not that of the data folder")?;
+        self.folder.set_cluster_id(membership.cluster).context("join the Directory's cluster")?;
+        match self.handle.join(membership).await {
+            Ok(()) => {}
+            Err(Error::OtherCluster) => anyhow::bail!("the Directory's lock key is not the one in the data folder"),
+            Err(error) => return Ok(Some(error.into())),
+        }
         self.readiness.set(ServingStatus::Serving).await;
         tracing::info!(cluster = %membership.cluster, "registered with the Directory");
-        Ok(())
+        Ok(None)
     }
 
     /// Beats for as long as the Directory answers.

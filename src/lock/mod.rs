@@ -80,16 +80,25 @@ pub async fn run(options: LockOptions, listener: TcpListener, shutdown: Cancella
         address: options.common.advertised(address),
         external_address: options.common.advertised_external(address),
     };
-    // Whichever ends first, by itself or by an error, ends the others.
-    let ends_all = |result| {
+    // Whichever ends first, by itself or by an error, ends the others; the driver last, so that calls under way are answered.
+    let served = CancellationToken::new();
+    let driving = async {
+        let driven = driver.run(served.clone()).await;
         stop.cancel();
-        result
+        driven
     };
-    tokio::try_join!(
-        async { ends_all(driver.run(stop.clone()).await) },
-        async { ends_all(member.run(stop.clone()).await) },
-        async { ends_all(services.serve(listener, stop.clone()).await) },
-    )?;
+    let belonging = async {
+        let belonged = member.run(stop.clone()).await;
+        stop.cancel();
+        belonged
+    };
+    let serving = async {
+        let ended = services.serve(listener, stop.clone()).await;
+        stop.cancel();
+        served.cancel();
+        ended
+    };
+    tokio::try_join!(driving, belonging, serving)?;
     tracing::info!("the Lock service has stopped");
     Ok(())
 }

@@ -48,11 +48,11 @@ impl Service {
     pub fn new(handle: Handle, server: ServerId, shutdown: CancellationToken) -> Self {
         Self { headers: Headers { handle: handle.clone(), server }, handle, shutdown }
     }
-}
 
-/// An error of ours, or a failure to parse, as a status.
-fn refuse(error: impl Into<Failure>) -> Status {
-    error.into().into()
+    /// What a stream takes along.
+    fn parts(&self) -> (Handle, Headers, CancellationToken) {
+        (self.handle.clone(), self.headers.clone(), self.shutdown.clone())
+    }
 }
 
 #[tonic::async_trait]
@@ -68,7 +68,7 @@ impl Lock for Service {
         let request = request.into_inner();
         let session = session_id("session_id", &request.session_id)?;
         let ttl_ms = convert::ttl_ms(request.ttl_ms);
-        let ttl_ms = self.handle.open_session(session, ttl_ms, request.client).await.map_err(refuse)?;
+        let ttl_ms = self.handle.open_session(session, ttl_ms, request.client).await?;
         let (header, session_id) = (self.headers.header(), session.to_string());
         Ok(Response::new(pb::OpenSessionResponse { header, session_id, ttl_ms }))
     }
@@ -77,7 +77,7 @@ impl Lock for Service {
         &self,
         request: Request<Streaming<pb::KeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
-        let (handle, headers, shutdown) = (self.handle.clone(), self.headers.clone(), self.shutdown.clone());
+        let (handle, headers, shutdown) = self.parts();
         Ok(Response::new(streams::keep_alive(request.into_inner(), handle, headers, shutdown)))
     }
 
@@ -86,7 +86,7 @@ impl Lock for Service {
         request: Request<pb::CloseSessionRequest>,
     ) -> Result<Response<pb::CloseSessionResponse>, Status> {
         let session = session_id("session_id", &request.into_inner().session_id)?;
-        self.handle.close_session(session).await.map_err(refuse)?;
+        self.handle.close_session(session).await?;
         Ok(Response::new(pb::CloseSessionResponse { header: self.headers.header() }))
     }
 
@@ -98,10 +98,11 @@ impl Lock for Service {
         let (session, path) = convert::session_and_path(&request.session_id, &request.path)?;
         let mode = convert::mode("mode", request.mode)?;
         let if_held = if request.wait_ms == Some(0) { IfHeld::Refuse } else { IfHeld::Queue };
-        let wait = self.handle.acquire(session, path.clone(), mode, if_held).await.map_err(refuse)?;
+        let wait = self.handle.acquire(session, path.clone(), mode, if_held).await?;
         let limit = request.wait_ms.map(Duration::from_millis);
         let claim = (session, path);
-        Ok(Response::new(streams::acquire(wait, claim, limit, self.handle.clone(), self.headers.clone())))
+        let (handle, headers, shutdown) = self.parts();
+        Ok(Response::new(streams::acquire(wait, claim, limit, handle, headers, shutdown)))
     }
 
     async fn release_lock(
@@ -110,13 +111,13 @@ impl Lock for Service {
     ) -> Result<Response<pb::ReleaseLockResponse>, Status> {
         let request = request.into_inner();
         let (session, path) = convert::session_and_path(&request.session_id, &request.path)?;
-        self.handle.release(session, path, convert::token(request.fencing_token)).await.map_err(refuse)?;
+        self.handle.release(session, path, convert::token(request.fencing_token)).await?;
         Ok(Response::new(pb::ReleaseLockResponse { header: self.headers.header() }))
     }
 
     async fn get_lock(&self, request: Request<pb::GetLockRequest>) -> Result<Response<pb::GetLockResponse>, Status> {
         let path = path("path", &request.into_inner().path)?;
-        let sighting = self.handle.view(path).await.map_err(refuse)?;
+        let sighting = self.handle.view(path).await?;
         let lock = Some(lock_info(sighting));
         Ok(Response::new(pb::GetLockResponse { header: self.headers.header(), lock }))
     }
@@ -127,9 +128,9 @@ impl Lock for Service {
     ) -> Result<Response<pb::ListLocksResponse>, Status> {
         let request = request.into_inner();
         let under = path("path", &request.path)?;
-        let after = convert::page_token(&request.page_token).map_err(refuse)?;
+        let after = convert::page_token(&request.page_token)?;
         let limit = convert::page_size(request.page_size);
-        let (sightings, more) = self.handle.list(under, after, limit).await.map_err(refuse)?;
+        let (sightings, more) = self.handle.list(under, after, limit).await?;
         let locks: Vec<pb::LockInfo> = sightings.into_iter().map(lock_info).collect();
         let last = locks.last().filter(|_| more);
         let next_page_token = last.map_or_else(String::new, |lock| lock.path.clone());
@@ -141,8 +142,9 @@ impl Lock for Service {
         request: Request<pb::WatchLockRequest>,
     ) -> Result<Response<Self::WatchLockStream>, Status> {
         let path = path("path", &request.into_inner().path)?;
-        let changes = self.handle.watch(path.clone()).await.map_err(refuse)?;
-        Ok(Response::new(streams::watch(changes, path, self.handle.clone(), self.headers.clone())))
+        let changes = self.handle.watch(path.clone()).await?;
+        let (handle, headers, shutdown) = self.parts();
+        Ok(Response::new(streams::watch(changes, path, handle, headers, shutdown)))
     }
 
     async fn break_lock(
@@ -151,7 +153,7 @@ impl Lock for Service {
     ) -> Result<Response<pb::BreakLockResponse>, Status> {
         let request = request.into_inner();
         let path = path("path", &request.path)?;
-        let token = self.handle.break_lock(path, convert::token(request.fencing_token)).await.map_err(refuse)?;
+        let token = self.handle.break_lock(path, convert::token(request.fencing_token)).await?;
         Ok(Response::new(pb::BreakLockResponse { header: self.headers.header(), fencing_token: token.0 }))
     }
 }

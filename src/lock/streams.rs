@@ -15,6 +15,7 @@ use tonic::{Status, Streaming};
 use crate::{
     convert::session_id,
     lock::{
+        command::Grant,
         convert::{self, lock_info},
         error::Error,
         fan_out::Claim,
@@ -70,9 +71,10 @@ pub(super) fn acquire(
     limit: Option<Duration>,
     handle: Handle,
     headers: Headers,
+    shutdown: CancellationToken,
 ) -> EventStream<pb::AcquireLockResponse> {
     let deadline = limit.filter(|limit| *limit < WAIT_MAX).map(|limit| Instant::now() + limit);
-    let acquiring = Acquiring { wait, claim, deadline, handle, headers, begun: false };
+    let acquiring = Acquiring { wait, claim, deadline, handle, headers, shutdown, begun: false };
     Box::pin(stream::unfold(Some(acquiring), |acquiring| async move {
         let mut acquiring = acquiring?;
         let response = acquiring.next().await;
@@ -92,6 +94,7 @@ struct Acquiring {
     deadline: Option<Instant>,
     handle: Handle,
     headers: Headers,
+    shutdown: CancellationToken,
     /// Whether the client knows where it stands.
     begun: bool,
 }
@@ -121,12 +124,13 @@ impl Acquiring {
                 Ok(()) => Ok(self.wait.progress.borrow_and_update().clone()),
                 Err(_) => Err(Error::Stopping),
             },
+            () = self.shutdown.cancelled() => Err(Error::Stopping),
             () = over => self.give_up().await.map(Progress::Granted),
         }
     }
 
     /// The time to wait is over.
-    async fn give_up(&self) -> Result<crate::lock::command::Grant, Error> {
+    async fn give_up(&self) -> Result<Grant, Error> {
         let (session, path) = self.claim.clone();
         match self.wait.ticket {
             Some(ticket) => self.handle.give_up(session, path, ticket).await,
@@ -141,12 +145,16 @@ pub(super) fn watch(
     path: Path,
     handle: Handle,
     headers: Headers,
+    shutdown: CancellationToken,
 ) -> EventStream<pb::WatchLockResponse> {
     let sightings = stream::try_unfold((changes, false), move |(mut changes, begun)| {
-        let (path, handle, headers) = (path.clone(), handle.clone(), headers.clone());
+        let (path, handle, headers, shutdown) = (path.clone(), handle.clone(), headers.clone(), shutdown.clone());
         async move {
             if begun {
-                changes.changed().await.map_err(|_| Error::Stopping)?;
+                tokio::select! {
+                    () = shutdown.cancelled() => return Err(Status::from(Error::Stopping)),
+                    changed = changes.changed() => changed.map_err(|_| Error::Stopping)?,
+                }
             }
             changes.mark_unchanged();
             let lock = Some(lock_info(handle.view(path).await?));
