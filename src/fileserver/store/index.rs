@@ -214,6 +214,18 @@ impl Index {
         self.sealed.insert(blob, sealed);
     }
 
+    /// Adds a sealed blob of which nothing is counted yet, with what is known to be damaged of it.
+    pub fn restore(&mut self, blob: BlobId, sealed: Sealed, damaged: impl Iterator<Item = (u64, u64)>, since: Instant) {
+        for chunk in &sealed.chunks {
+            self.count(chunk.at, record_length(chunk.length), true);
+        }
+        for at in sealed.seal_at.into_iter().chain(sealed.published.map(|published| published.at)) {
+            self.count(at, HEADER_LENGTH as u64, true);
+        }
+        self.insert(blob, sealed, since);
+        self.damaged.extend(damaged.map(|(offset, length)| ((blob, offset), length)));
+    }
+
     pub fn publish(&mut self, blob: BlobId, published: Published) {
         let Some(sealed) = self.sealed.get_mut(&blob) else { return };
         let older = sealed.published.replace(published);
@@ -250,9 +262,9 @@ impl Index {
     }
 
     fn forget_damage(&mut self, blob: BlobId) {
-        let offsets: Vec<_> = self.damaged.range((blob, 0)..=(blob, u64::MAX)).map(|(&key, _)| key).collect();
-        for key in offsets {
-            self.damaged.remove(&key);
+        let offsets: Vec<u64> = self.damaged_of(blob).map(|(offset, _)| offset).collect();
+        for offset in offsets {
+            self.damaged.remove(&(blob, offset));
         }
     }
 
@@ -307,7 +319,12 @@ impl Index {
     }
 
     pub fn is_damaged(&self, blob: BlobId) -> bool {
-        self.damaged.range((blob, 0)..=(blob, u64::MAX)).next().is_some()
+        self.damaged_of(blob).next().is_some()
+    }
+
+    /// Offset and length of what is damaged of a blob.
+    pub fn damaged_of(&self, blob: BlobId) -> impl Iterator<Item = (u64, u64)> {
+        self.damaged.range((blob, 0)..=(blob, u64::MAX)).map(|(&(_, offset), &length)| (offset, length))
     }
 
     pub fn damaged_count(&self) -> usize {

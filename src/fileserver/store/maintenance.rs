@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::{
+    checkpoint,
     compaction::{self, Outcome},
     scrub::{STEP_BYTES, Scrub, Step},
     shared::Shared,
@@ -19,6 +20,9 @@ use super::{
 const SCRUB_BYTES_PER_SECOND: u64 = 8 << 20;
 /// Between two passes of the scrub.
 const SCRUB_REST: Duration = Duration::from_secs(3600);
+/// A checkpoint is written after so many new segments, but not more often than this.
+const CHECKPOINT_SEGMENTS: u32 = 4;
+const CHECKPOINT_REST: Duration = Duration::from_secs(60);
 /// Before a compaction that was given up is tried again.
 const COMPACTION_REST: Duration = Duration::from_secs(10);
 
@@ -26,6 +30,7 @@ const COMPACTION_REST: Duration = Duration::from_secs(10);
 pub fn run(shared: &Arc<Shared>, woken: &Receiver<()>) {
     let mut scrub = Scrub::default();
     let (mut scrub_at, mut compact_at) = (Instant::now(), Instant::now());
+    let mut checkpoint = Checkpoint { segment: shared.index().synced.at.segment, at: Instant::now() };
     while !shared.is_stopping() {
         match woken.recv_timeout(scrub_at.saturating_duration_since(Instant::now())) {
             Ok(()) => {}
@@ -40,6 +45,34 @@ pub fn run(shared: &Arc<Shared>, woken: &Receiver<()>) {
         }
         if Instant::now() >= compact_at && compact(shared) == Outcome::GivenUp {
             compact_at = Instant::now() + COMPACTION_REST;
+        }
+        if checkpoint.is_due(shared) {
+            checkpoint.write(shared);
+        }
+    }
+    checkpoint.write(shared);
+}
+
+/// The last checkpoint: which segment was being written, and when.
+struct Checkpoint {
+    segment: u32,
+    at: Instant,
+}
+
+impl Checkpoint {
+    fn is_due(&self, shared: &Shared) -> bool {
+        let segment = shared.index().synced.at.segment;
+        segment >= self.segment.saturating_add(CHECKPOINT_SEGMENTS) && self.at.elapsed() >= CHECKPOINT_REST
+    }
+
+    fn write(&mut self, shared: &Shared) {
+        self.at = Instant::now();
+        if shared.poisoned().is_some() {
+            return;
+        }
+        match checkpoint::write(shared) {
+            Ok(synced) => self.segment = synced.at.segment,
+            Err(error) => tracing::warn!(%error, "cannot write a checkpoint: the next start will take longer"),
         }
     }
 }

@@ -28,14 +28,16 @@ use tokio::sync::{Semaphore, oneshot};
 
 use self::{
     disk::{Disk, LocalDisk},
-    index::Open,
+    index::{LogPosition, Open, RecordAt},
     log::Log,
     recovery::Replayed,
+    segment::RECORDS_START,
     shared::Shared,
     writer::{Answer, Request, Work, Writer},
 };
 use crate::types::{BLOB_LENGTH_MAX, BlobId, CHUNK_LENGTH_MAX, GroupId, Inode, Version, WriteId, crc32c};
 
+mod checkpoint;
 mod compaction;
 mod disk;
 mod index;
@@ -91,7 +93,8 @@ impl Store {
         let Replayed { mut index, recovered, next_segment, next_batch } = recovery::recover(&options, &*disk)?;
         let (dir, segment_bytes) = (options.dir.clone(), options.segment_bytes);
         let (wake, woken) = mpsc::sync_channel(1);
-        index.synced.batch = next_batch - 1;
+        let at = RecordAt { segment: next_segment, position: RECORDS_START as u32 };
+        index.synced = LogPosition { at, batch: next_batch - 1 };
         let shared = Shared::new(options, Arc::clone(&disk), index, recovered.torn_bytes_cut, wake);
         let shared = Arc::new(shared);
         shared.look_at_space(0);

@@ -24,6 +24,7 @@
 use std::{io, path::Path, sync::Arc};
 
 use super::{
+    checkpoint,
     disk::Disk,
     index::{ChunkAt, Index, Open, Published, RecordAt, Sealed},
     record::{Body, Header},
@@ -50,7 +51,10 @@ pub fn recover(options: &StoreOptions, disk: &dyn Disk) -> Result<Replayed, Stor
     for path in unfinished {
         durable::remove_file(&path).map_err(|error| io_error(&path, error))?;
     }
-    let mut replay = Replay { next_segment: 1, ..Replay::default() };
+    let mut replay = match checkpoint::load(dir, &numbers) {
+        Some(index) => Replay::after(index),
+        None => Replay { next_segment: 1, ..Replay::default() },
+    };
     let last = numbers.last().copied();
     for number in numbers {
         let path = segment::path(dir, number);
@@ -75,6 +79,13 @@ struct Replay {
 }
 
 impl Replay {
+    /// What is left to do when the index comes from a checkpoint.
+    fn after(index: Index) -> Self {
+        let recovered = Recovered { from_checkpoint: true, ..Recovered::default() };
+        let last_batch = index.synced.batch;
+        Self { index, recovered, next_segment: 1, last_batch, damaged: Vec::new() }
+    }
+
     fn segment(&mut self, options: &StoreOptions, disk: &dyn Disk, number: u32, is_last: bool) -> io::Result<()> {
         let path = segment::path(&options.dir, number);
         if number < self.next_segment {
@@ -84,7 +95,12 @@ impl Replay {
         if number > self.next_segment {
             self.report(DamagedRegion { segment: self.next_segment, from: 0, to: 0 });
         }
-        let Some(segment) = Segment::open(&options.dir, number)? else {
+        let known = self.index.segments.get(&number).map(|known| Arc::clone(&known.segment));
+        let opened = match known.clone() {
+            Some(segment) => Some(segment),
+            None => Segment::open(&options.dir, number)?.map(Arc::new),
+        };
+        let Some(segment) = opened else {
             let to = std::fs::metadata(&path)?.len();
             self.report(DamagedRegion { segment: number, from: 0, to });
             self.next_segment = number.saturating_add(1);
@@ -92,14 +108,21 @@ impl Replay {
         };
         self.next_segment = segment.label.covers.saturating_add(1);
         self.last_batch = self.last_batch.max(segment.label.rewritten_at);
-        let segment = Arc::new(segment);
-        self.index.add_segment(Arc::clone(&segment), RECORDS_START);
+        let checkpoint = self.index.synced.at;
+        let from = match known {
+            Some(_) if number == checkpoint.segment => u64::from(checkpoint.position),
+            Some(_) => return Ok(()),
+            None => RECORDS_START,
+        };
+        if from == RECORDS_START {
+            self.index.add_segment(Arc::clone(&segment), RECORDS_START);
+        }
         // Compaction names a file only when all of it is synced.
         let may_be_torn = is_last && segment.label.rewritten_at == 0;
         if may_be_torn {
-            self.cut_torn_end(&segment, disk)?;
+            self.cut_torn_end(&segment, from, disk)?;
         }
-        self.replay(&segment, RECORDS_START, if may_be_torn { Payloads::Verify } else { Payloads::Skip })?;
+        self.replay(&segment, from, if may_be_torn { Payloads::Verify } else { Payloads::Skip })?;
         if may_be_torn && self.index.segments.get(&number).is_some_and(|it| it.end == RECORDS_START) {
             // Nothing in it: the next segment takes its place.
             self.index.segments.remove(&number);
@@ -109,10 +132,10 @@ impl Replay {
     }
 
     /// Cuts off what was written after the last sync and is not whole, and makes what stays durable.
-    fn cut_torn_end(&mut self, segment: &Segment, disk: &dyn Disk) -> io::Result<()> {
-        let mut reader = Reader::new(segment, RECORDS_START, Payloads::Verify)?;
+    fn cut_torn_end(&mut self, segment: &Segment, from: u64, disk: &dyn Disk) -> io::Result<()> {
+        let mut reader = Reader::new(segment, from, Payloads::Verify)?;
         // Where the last batch begins that has left a good header, and the bad stretches.
-        let (mut last_batch, mut synced_to) = (0, RECORDS_START);
+        let (mut last_batch, mut synced_to) = (0, from);
         let mut bad = Vec::new();
         while let Some(found) = reader.next()? {
             match found {
@@ -214,6 +237,9 @@ impl Replay {
     }
 
     fn report(&mut self, region: DamagedRegion) {
+        if self.index.regions.contains(&region) {
+            return;
+        }
         tracing::error!(
             segment = region.segment,
             from = region.from,

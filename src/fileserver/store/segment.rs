@@ -199,7 +199,7 @@ pub struct Reader<'a> {
 }
 
 /// Read at once when payloads are skipped, and when they are read: a whole record fits.
-const WINDOW_SKIP: usize = 64 << 10;
+const WINDOW_SKIP: usize = 16 << 10;
 const WINDOW_VERIFY: usize = 2 << 20;
 
 impl<'a> Reader<'a> {

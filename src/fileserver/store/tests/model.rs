@@ -6,7 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    fileserver::store::compaction::{self, Outcome},
+    fileserver::store::{
+        checkpoint,
+        compaction::{self, Outcome},
+    },
     types::{Inode, Version},
 };
 
@@ -32,6 +35,7 @@ enum Step {
         blobs: Vec<u128>,
     },
     Compact,
+    Checkpoint,
     Restart,
     /// Goes on from what a crash leaves: everything that was synced, and any part of what was not.
     Crash {
@@ -50,6 +54,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => blob.clone().prop_map(|blob| Step::Discard { blob }),
         3 => prop::collection::vec(blob, 1..4).prop_map(|blobs| Step::Delete { blobs }),
         2 => Just(Step::Compact),
+        2 => Just(Step::Checkpoint),
         1 => Just(Step::Restart),
         1 => (any::<prop::sample::Index>(), any::<Option<prop::sample::Index>>())
             .prop_map(|(kept, garbled)| Step::Crash { kept, garbled }),
@@ -109,16 +114,21 @@ async fn play(steps: Vec<Step>) {
                 model.retain(|blob, _| !blobs.contains(blob));
             }
             Step::Compact => compact(&fixture.store),
+            Step::Checkpoint => drop(checkpoint::write(&fixture.store.0.shared).unwrap()),
             Step::Restart => fixture = fixture.reopen().await.0,
             Step::Crash { kept, garbled } => fixture = crash(fixture, kept, garbled, &mut model).await,
         }
         check(&fixture.store, &model).await;
     }
     let now = everything(&fixture.store.0.shared.index());
-    let mut again = recover(fixture.crash_copy().path());
-    assert_eq!(again.recovered.damaged_regions, []);
-    again.index.open.clear();
-    assert_eq!(everything(&again.index).0, now.0, "a replay comes to the same index");
+    let root = fixture.crash_copy();
+    // With the checkpoint, if one fits, and without.
+    let quick = recover(root.path());
+    fs::remove_file(checkpoint::path(&dir(root.path()))).ok();
+    let slow = recover(root.path());
+    assert_eq!((&quick.recovered.damaged_regions, &slow.recovered.damaged_regions), (&vec![], &vec![]));
+    assert_eq!(everything(&slow.index).0, now.0, "a replay comes to the same index");
+    assert_eq!(everything(&quick.index), everything(&slow.index), "a checkpoint comes to the same index");
     fixture.store.close().await;
 }
 

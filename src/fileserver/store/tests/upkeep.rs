@@ -1,7 +1,13 @@
 //! What happens to data that nobody asks for.
 
 use super::*;
-use crate::fileserver::store::scrub::{Scrub, Step};
+use crate::{
+    fileserver::store::{
+        checkpoint, compaction,
+        scrub::{Scrub, Step},
+    },
+    types::{Inode, Version},
+};
 
 /// One whole pass of the scrub.
 fn scrub(store: &Store) {
@@ -95,4 +101,90 @@ async fn a_stored_copy_of_a_segment_is_never_taken_for_records() {
     assert_eq!(to, [(end as u64, after)]);
     assert!(found.index.sealed(id(1)).is_none() && found.index.sealed(id(3)).is_some());
     assert!(found.index.is_damaged(id(2)), "its seal is there, its chunk is lost");
+}
+
+/// Several segments with publications, deletions, a damaged chunk, an open blob and, after a checkpoint, some more.
+async fn a_store_with_a_checkpoint() -> Fixture {
+    let fixture = Fixture::with_segments_of(16 << 10);
+    let store = &fixture.store;
+    for number in 1..8 {
+        put(store, id(number), &[2500, 2500]).await.unwrap();
+    }
+    store.publish(id(2), Inode(3), Version(4)).await.unwrap();
+    store.delete(vec![id(3)]).await.unwrap();
+    tamper(&segment_path(fixture.root.path(), 1), |bytes| bytes[segment::RECORDS_START as usize + 1000] ^= 1);
+    store.read_chunk(id(1), 0).await.unwrap_err();
+    let (length, checksum) = stage(store, id(20), &[700, 600]).await.unwrap();
+    stage(store, id(21), &[300]).await.unwrap();
+    checkpoint::write(&store.0.shared).unwrap();
+    store.seal(id(20), length, checksum).await.unwrap();
+    store.publish(id(20), Inode(5), Version(6)).await.unwrap();
+    put(store, id(22), &[800]).await.unwrap();
+    store.delete(vec![id(4)]).await.unwrap();
+    fixture
+}
+
+#[tokio::test]
+async fn a_checkpoint_and_what_follows_it_come_to_what_the_whole_log_comes_to() {
+    let fixture = a_store_with_a_checkpoint().await;
+    let now = everything(&fixture.store.0.shared.index());
+    let root = fixture.crash_copy();
+    let quick = recover(root.path());
+    assert!(quick.recovered.from_checkpoint);
+    assert_eq!(everything(&quick.index).0, now.0);
+    assert_eq!(quick.index.damaged(), fixture.store.damaged());
+    fs::remove_file(checkpoint::path(&dir(root.path()))).unwrap();
+    let slow = recover(root.path());
+    assert!(!slow.recovered.from_checkpoint);
+    assert!(slow.recovered.record_count > quick.recovered.record_count);
+    assert_eq!(everything(&slow.index), everything(&quick.index));
+    assert_eq!((slow.next_segment, slow.next_batch), (quick.next_segment, quick.next_batch));
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_is_damaged_or_out_of_date_is_left_aside() {
+    let fixture = a_store_with_a_checkpoint().await;
+    let now = everything(&fixture.store.0.shared.index());
+    let root = fixture.crash_copy();
+    let path = checkpoint::path(&dir(root.path()));
+    let good = fs::read(&path).unwrap();
+    for at in (0..good.len()).step_by(5) {
+        for cut in [false, true] {
+            tamper(&path, |bytes| {
+                bytes.clone_from(&good);
+                bytes[at] ^= 1;
+                if cut {
+                    bytes.truncate(at);
+                }
+            });
+            let found = recover(root.path());
+            assert!(!found.recovered.from_checkpoint, "at {at}");
+            assert_eq!(everything(&found.index).0, now.0, "at {at}");
+        }
+    }
+    fs::write(&path, good).unwrap();
+    compaction::run(&fixture.store.0.shared, &[1, 2]).unwrap();
+    for number in [1, 2] {
+        fs::remove_file(segment_path(root.path(), number)).unwrap();
+    }
+    fs::copy(segment_path(fixture.root.path(), 1), segment_path(root.path(), 1)).unwrap();
+    let found = recover(root.path());
+    assert!(!found.recovered.from_checkpoint);
+    assert_eq!(everything(&found.index).0, everything(&fixture.store.0.shared.index()).0);
+}
+
+#[tokio::test]
+async fn damage_is_no_tear_also_after_a_compaction_that_knows_of_the_last_batch() {
+    let fixture = Fixture::with_segments_of(16 << 10);
+    for number in 1..4 {
+        put(&fixture.store, id(number), &[5000]).await.unwrap();
+    }
+    compaction::run(&fixture.store.0.shared, &[1]).unwrap();
+    put(&fixture.store, id(4), &[100]).await.unwrap();
+    let root = fixture.crash_copy();
+    tamper(&segment_path(root.path(), 2), |bytes| bytes[segment::RECORDS_START as usize + 20] ^= 1);
+    let found = recover(root.path());
+    assert_eq!(found.recovered.torn_bytes_cut, 0);
+    assert_eq!(found.recovered.damaged_regions.len(), 1);
+    assert!(found.index.sealed(id(4)).is_some());
 }
