@@ -32,7 +32,7 @@ use super::{
 use crate::{
     convert::{cluster::cluster_map, write_mode_to_pb},
     pb::{self, file_server_client::FileServerClient},
-    status::{Failure, Reason, Retry},
+    status::{Reason, Retry},
     types::{GroupId, Inode, Path, Precondition, WriteId, WriteMode, crc32c, crc32c_combine},
 };
 
@@ -145,8 +145,7 @@ impl Write {
         };
         let whole = total.filter(|_| self.options.mode == WriteMode::Replace);
         if whole.is_some_and(|total| (total.length, total.checksum) != (receipt.size, receipt.checksum)) {
-            let message = "the write id was committed before with other data";
-            return Err(Failure::new(Reason::WriteExpired, message).with("version", receipt.version).into());
+            return Err(Error::new(Reason::ChecksumMismatch, "the receipt is for other bytes than were sent"));
         }
         Ok(receipt)
     }
@@ -405,7 +404,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{client::source::FRAME_BYTES, types::Version};
+    use crate::{client::source::FRAME_BYTES, status::Failure, types::Version};
 
     fn a_write(options: WriteOptions) -> Write {
         Write::new(&"/a".parse().unwrap(), options)
@@ -468,7 +467,7 @@ mod tests {
         let total = Some(Total { length: 3, checksum: 9 });
         assert_eq!(write.receipt(some_receipt(&write, 3, 9), total).unwrap().version, Version(1));
         let other = write.receipt(some_receipt(&write, 3, 8), total).unwrap_err();
-        assert_eq!(other.reason(), Reason::WriteExpired);
+        assert_eq!(other.reason(), Reason::ChecksumMismatch);
         // The whole after an append is not what was sent.
         let append = a_write(WriteOptions::append());
         assert!(append.receipt(some_receipt(&append, 30, 8), total).is_ok());
