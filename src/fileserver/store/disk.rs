@@ -54,9 +54,11 @@ impl Disk for LocalDisk {
 
     fn space(&self, dir: &Path) -> io::Result<Space> {
         let stat = rustix::fs::statvfs(dir)?;
+        // What is kept for others, root's reserve or a quota, is neither used nor ours: the total is without it, as in df.
+        let used = stat.f_blocks.saturating_sub(stat.f_bfree);
         Ok(Space {
             free: stat.f_bavail.saturating_mul(stat.f_frsize),
-            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+            total: used.saturating_add(stat.f_bavail).saturating_mul(stat.f_frsize),
         })
     }
 }
