@@ -1,0 +1,222 @@
+//! A cluster of real processes, each of which can be killed, stopped, continued and started again.
+
+use std::{
+    fs::{self, File},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a process may take until it accepts connections.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+
+const DIRECTORY_PORT: u16 = 7070;
+const LOCK_PORT: u16 = 7071;
+const FILESERVER_PORT: u16 = 7072;
+
+/// What one process of the cluster is.
+#[derive(Clone, Debug)]
+struct Role {
+    name: String,
+    binary: &'static str,
+    port: u16,
+    arguments: Vec<String>,
+}
+
+/// One process of the cluster; ended with the cluster.
+pub struct Process {
+    role: Role,
+    child: Option<Child>,
+}
+
+pub struct Cluster {
+    ip: String,
+    dir: tempfile::TempDir,
+    processes: Vec<Process>,
+}
+
+impl Cluster {
+    /// Starts directory, lock and three file servers, with their data in a new folder, and waits until they listen.
+    pub fn start() -> Self {
+        let dir = tempfile::Builder::new().prefix("dfs-processes-").tempdir().expect("create a folder");
+        let ip = own_loopback_address();
+        let directory = format!("--directory={ip}:{DIRECTORY_PORT}");
+        let mut roles = vec![
+            Role {
+                name: "directory-1".into(),
+                binary: env!("CARGO_BIN_EXE_dfs-directory"),
+                port: DIRECTORY_PORT,
+                arguments: Vec::new(),
+            },
+            Role {
+                name: "lock-1".into(),
+                binary: env!("CARGO_BIN_EXE_dfs-lock"),
+                port: LOCK_PORT,
+                arguments: vec![directory.clone()],
+            },
+        ];
+        for (index, letter) in ["a", "b", "c"].into_iter().enumerate() {
+            roles.push(Role {
+                name: format!("fileserver-{letter}"),
+                binary: env!("CARGO_BIN_EXE_dfs-fileserver"),
+                port: FILESERVER_PORT + index as u16,
+                arguments: vec![directory.clone()],
+            });
+        }
+        let processes = roles.into_iter().map(|role| Process { role, child: None }).collect();
+        let mut cluster = Self { ip, dir, processes };
+        for index in 0..cluster.processes.len() {
+            cluster.start_process(index);
+        }
+        cluster
+    }
+
+    pub fn directory_address(&self) -> String {
+        format!("{}:{DIRECTORY_PORT}", self.ip)
+    }
+
+    pub fn process_count(&self) -> usize {
+        self.processes.len()
+    }
+
+    pub fn name(&self, index: usize) -> &str {
+        &self.processes[index].role.name
+    }
+
+    /// A command that runs `dfs-cli` against this cluster.
+    pub fn cli(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dfs-cli"));
+        command.env("DFS_DIRECTORY", self.directory_address()).env("DFS_CONFIG", "/dev/null");
+        command
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill(&mut self, index: usize) {
+        if let Some(mut child) = self.processes[index].child.take() {
+            child.kill().expect("kill a process of ours");
+            child.wait().expect("wait for a process of ours");
+        }
+    }
+
+    /// Starts it again on the same data, and waits until it listens.
+    pub fn start_process(&mut self, index: usize) {
+        let role = self.processes[index].role.clone();
+        assert!(self.processes[index].child.is_none(), "{} runs already", role.name);
+        let log = self.log_path(&role.name);
+        let log = File::options().create(true).append(true).open(&log).expect("open a log file");
+        let address = format!("{}:{}", self.ip, role.port);
+        let child = Command::new(role.binary)
+            .arg(format!("--id={}", role.name))
+            .arg(format!("--data={}", self.data_path(&role.name).display()))
+            .arg(format!("--listen={address}"))
+            .args(&role.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {}: {error}", role.binary));
+        self.processes[index].child = Some(child);
+        self.wait_until_listening(index, &address);
+    }
+
+    /// Fails if a process ended that nobody killed.
+    pub fn expect_all_running(&mut self) {
+        for index in 0..self.processes.len() {
+            let process = &mut self.processes[index];
+            let ended = process.child.as_mut().is_none_or(|child| child.try_wait().expect("ask for a child").is_some());
+            if ended {
+                let name = process.role.name.clone();
+                panic!("{name} has ended by itself; its log ends:\n{}", self.log_tail(&name));
+            }
+        }
+    }
+
+    /// The end of every process's log, for the message of a failure.
+    pub fn log_tails(&self) -> String {
+        let tails = self.processes.iter().map(|process| {
+            let name = &process.role.name;
+            format!("--- {name}\n{}\n", self.log_tail(name))
+        });
+        tails.collect()
+    }
+
+    pub fn data_path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn wait_until_listening(&mut self, index: usize, address: &str) {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while TcpStream::connect(address).is_err() {
+            self.expect_all_started(index);
+            assert!(Instant::now() < deadline, "{address} does not listen\n{}", self.log_tails());
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn expect_all_started(&mut self, index: usize) {
+        let process = &mut self.processes[index];
+        if let Some(child) = process.child.as_mut()
+            && let Some(status) = child.try_wait().expect("ask for a child")
+        {
+            let name = process.role.name.clone();
+            panic!("{name} ended at once with {status}; its log ends:\n{}", self.log_tail(&name));
+        }
+    }
+
+    fn log_path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("{name}.log"))
+    }
+
+    fn log_tail(&self, name: &str) -> String {
+        last_lines(&self.log_path(name), 40)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for index in 0..self.processes.len() {
+            if let Some(mut child) = self.processes[index].child.take() {
+                // A failing test must not leave processes behind; there is nobody left to tell that one was gone.
+                drop(child.kill());
+                drop(child.wait());
+            }
+        }
+        if std::thread::panicking() || std::env::var_os("DFS_KEEP_LOGS").is_some() {
+            eprintln!("{}", self.log_tails());
+        }
+    }
+}
+
+/// `SIGSTOP`: the process hangs with its connections open.
+pub fn stop(pid: u32) {
+    signal(pid, Signal::STOP);
+}
+
+pub fn cont(pid: u32) {
+    signal(pid, Signal::CONT);
+}
+
+fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid as i32).expect("a process id");
+    kill_process(pid, signal).expect("signal a process of ours");
+}
+
+fn last_lines(path: &Path, count: usize) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+/// All of 127.0.0.0/8 is loopback, and outgoing connections use 127.0.0.1: on an address of its own, a cluster finds its
+/// ports free whenever one of its processes starts again.
+fn own_loopback_address() -> String {
+    static CLUSTERS: AtomicU32 = AtomicU32::new(0);
+    let cluster = CLUSTERS.fetch_add(1, Ordering::Relaxed);
+    let pid = std::process::id();
+    format!("127.{}.{}.{}", 1 + (pid >> 8) % 250, 1 + pid % 250, 2 + cluster % 250)
+}

@@ -1,0 +1,118 @@
+//! What the clients were told while faults happened, and what must hold of the cluster afterwards.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use dfs::types::{Path, Version};
+
+use crate::payload::Payload;
+
+/// Everything that was acknowledged. A write that failed is *unknown*, never *absent*: it is not in here.
+#[derive(Default)]
+pub struct History {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    writes: HashMap<(Path, Version), Payload>,
+    lines: BTreeMap<Path, Vec<String>>,
+    reads: u64,
+    unknown: u64,
+    last_acknowledged: Option<Instant>,
+    longest_pause: Duration,
+}
+
+/// Pauses beyond this are printed where they end.
+const PAUSE_NOTED: Duration = Duration::from_secs(3);
+
+/// Figures of a finished run.
+#[derive(Debug)]
+pub struct Summary {
+    pub acknowledged_writes: usize,
+    pub acknowledged_lines: usize,
+    pub unknown_writes: u64,
+    pub whole_reads: u64,
+    /// Longest time in which no client's write was acknowledged.
+    pub longest_pause: Duration,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "acknowledged writes {}, acknowledged lines {}, writes of unknown fate {}, whole reads {}, longest pause {:?}",
+            self.acknowledged_writes,
+            self.acknowledged_lines,
+            self.unknown_writes,
+            self.whole_reads,
+            self.longest_pause
+        )
+    }
+}
+
+impl History {
+    /// Fails if two writes were told the same version of the same file.
+    pub fn acknowledged(&self, path: &Path, version: Version, payload: Payload) {
+        let mut inner = self.lock();
+        inner.progress();
+        if let Some(other) = inner.writes.insert((path.clone(), version), payload) {
+            panic!("{path} version {version} was acknowledged to {other:?} and to {payload:?}");
+        }
+    }
+
+    pub fn appended(&self, path: &Path, line: String) {
+        let mut inner = self.lock();
+        inner.progress();
+        inner.lines.entry(path.clone()).or_default().push(line);
+    }
+
+    pub fn unknown(&self) {
+        self.lock().unknown += 1;
+    }
+
+    pub fn read_whole(&self) {
+        self.lock().reads += 1;
+    }
+
+    pub fn writes(&self) -> Vec<(Path, Version, Payload)> {
+        self.lock().writes.iter().map(|((path, version), payload)| (path.clone(), *version, *payload)).collect()
+    }
+
+    pub fn lines(&self) -> BTreeMap<Path, Vec<String>> {
+        self.lock().lines.clone()
+    }
+
+    pub fn summary(&self) -> Summary {
+        let inner = self.lock();
+        Summary {
+            acknowledged_writes: inner.writes.len(),
+            acknowledged_lines: inner.lines.values().map(Vec::len).sum(),
+            unknown_writes: inner.unknown,
+            whole_reads: inner.reads,
+            longest_pause: inner.longest_pause,
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no client has panicked")
+    }
+}
+
+impl Inner {
+    fn progress(&mut self) {
+        let now = Instant::now();
+        if let Some(last) = self.last_acknowledged {
+            let pause = now - last;
+            if pause > PAUSE_NOTED {
+                println!("writers paused for {pause:?}");
+            }
+            self.longest_pause = self.longest_pause.max(pause);
+        }
+        self.last_acknowledged = Some(now);
+    }
+}

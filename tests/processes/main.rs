@@ -1,0 +1,10 @@
+//! What only real processes show: `kill -9`, `SIGSTOP`, restarts, and clients that meet at one file.
+//!
+//! Every test starts a cluster of its own, of the very binaries that users run, on a loopback address of its own.
+
+mod cluster;
+mod fenced;
+mod history;
+mod kills;
+mod payload;
+mod workload;

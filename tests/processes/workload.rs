@@ -1,0 +1,176 @@
+//! What the clients do while faults happen: replace files of their own, queue for files that all want, append to logs,
+//! and read.
+
+use std::{sync::Arc, time::Duration};
+
+use dfs::{
+    client::{Client, Error, Options, ReadOptions, SessionOptions, WriteOptions},
+    status::Reason,
+    types::{AsOf, LockMode, Path, Precondition, Version},
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio_util::sync::CancellationToken;
+
+use crate::{history::History, payload::Payload};
+
+const SHARED_FILES: u64 = 4;
+const LOGS: u64 = 2;
+const LENGTH_MAX: usize = 96 << 10;
+/// Longer than any outage of a single process here.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(20);
+const LEASE: Duration = Duration::from_secs(5);
+
+/// One client of the workload, with a connection and a random sequence of its own.
+pub struct Worker {
+    number: u64,
+    client: Client,
+    history: Arc<History>,
+    random: StdRng,
+    sequence: u64,
+}
+
+pub async fn connect(directory: &str) -> Result<Client, Error> {
+    let mut options = Options::new([directory.to_owned()]);
+    options.timeout = CLIENT_TIMEOUT;
+    Client::connect(options).await
+}
+
+/// Every file that workers write whole.
+pub fn own_file(number: u64) -> Path {
+    a_path(&format!("/own/{number}"))
+}
+
+pub fn shared_file(number: u64) -> Path {
+    a_path(&format!("/shared/{number}"))
+}
+
+pub fn log_file(number: u64) -> Path {
+    a_path(&format!("/log/{number}"))
+}
+
+fn a_path(text: &str) -> Path {
+    text.parse().expect("a good path")
+}
+
+impl Worker {
+    pub async fn connect(number: u64, seed: u64, directory: &str, history: Arc<History>) -> Result<Self, Error> {
+        let random = StdRng::seed_from_u64(seed.wrapping_add(number));
+        Ok(Self { number, client: connect(directory).await?, history, random, sequence: 0 })
+    }
+
+    /// Writes until told to stop. Failures for want of a server are part of the game; any other is a defect.
+    pub async fn write(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            self.sequence += 1;
+            let result = match self.random.random_range(0..4) {
+                0 | 1 => self.replace_own().await,
+                2 => self.replace_shared().await,
+                _ => self.append_line().await,
+            };
+            if let Err(error) = result {
+                expect_passing(&error);
+                self.history.unknown();
+            }
+        }
+    }
+
+    /// Reads random files until told to stop, and fails at the first that is not whole.
+    pub async fn read(mut self, workers: u64, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let path = match self.random.random_range(0..2) {
+                0 => own_file(self.random.random_range(0..workers)),
+                _ => shared_file(self.random.random_range(0..SHARED_FILES)),
+            };
+            match read_newest(&self.client, &path).await {
+                Ok((version, bytes)) => {
+                    let payload = Payload::parse(&bytes);
+                    assert!(payload.is_ok(), "{path} version {version} is torn: {payload:?}");
+                    self.history.read_whole();
+                }
+                Err(error) if error.reason() == Reason::EntryNotFound => tokio::task::yield_now().await,
+                Err(error) => expect_passing(&error),
+            }
+        }
+    }
+
+    async fn replace_own(&mut self) -> Result<(), Error> {
+        let path = own_file(self.number);
+        let version = match self.client.get(&path, AsOf::Now).await {
+            Ok(entry) => entry.version,
+            Err(error) if error.reason() == Reason::EntryNotFound => Version(0),
+            Err(error) => return Err(error),
+        };
+        let precondition = Precondition { if_version: Some(version), fencing_token: None };
+        self.replace(&path, precondition).await
+    }
+
+    async fn replace_shared(&mut self) -> Result<(), Error> {
+        let path = shared_file(self.random.random_range(0..SHARED_FILES));
+        let options = SessionOptions { ttl: LEASE, client: format!("worker {}", self.number) };
+        let session = self.client.open_session(options).await?;
+        let guard = session.acquire(&path, LockMode::Exclusive, Some(CLIENT_TIMEOUT), |_| {}).await?;
+        let precondition = Precondition { fencing_token: Some(guard.token()), if_version: None };
+        let written = self.replace(&path, precondition).await;
+        guard.release().await?;
+        session.close().await?;
+        written
+    }
+
+    async fn replace(&mut self, path: &Path, precondition: Precondition) -> Result<(), Error> {
+        let length = self.random.random_range(0..LENGTH_MAX);
+        let payload = Payload::new(self.number, self.sequence, length);
+        let mut options = WriteOptions::replace(precondition);
+        options.create_parents = true;
+        let receipt = self.client.write_bytes(path, options, payload.bytes()).await?;
+        assert!(receipt.servers.len() >= 2, "{path} was acknowledged with the copies {:?}", receipt.servers);
+        assert_eq!(receipt.size, payload.length as u64, "the receipt of {path}");
+        self.history.acknowledged(path, receipt.version, payload);
+        Ok(())
+    }
+
+    async fn append_line(&mut self) -> Result<(), Error> {
+        let path = log_file(self.random.random_range(0..LOGS));
+        let line = format!("worker {} line {}\n", self.number, self.sequence);
+        let mut options = WriteOptions::append();
+        options.create_parents = true;
+        self.client.write_bytes(&path, options, line.clone().into_bytes()).await?;
+        self.history.appended(&path, line);
+        Ok(())
+    }
+}
+
+/// The newest version and its bytes.
+pub async fn read_newest(client: &Client, path: &Path) -> Result<(Version, Vec<u8>), Error> {
+    let reader = client.read(path, ReadOptions::default()).await?;
+    let version = reader.entry().version;
+    Ok((version, reader.bytes(READ_LIMIT).await?.to_vec()))
+}
+
+pub async fn read_version(client: &Client, path: &Path, version: Version) -> Result<Vec<u8>, Error> {
+    let options = ReadOptions { version: Some(version), ..ReadOptions::default() };
+    Ok(client.read(path, options).await?.bytes(READ_LIMIT).await?.to_vec())
+}
+
+const READ_LIMIT: u64 = 64 << 20;
+
+/// While processes die, a client may hear that a server is away, or that its lock or version has passed on. It must not
+/// hear anything else: no damage, no bad argument, no missing entry.
+fn expect_passing(error: &Error) {
+    let passing = matches!(
+        error.reason(),
+        Reason::Unavailable
+            | Reason::DeadlineExceeded
+            | Reason::NotLeader
+            | Reason::NotEnoughReplicas
+            | Reason::NoLiveReplica
+            | Reason::StaleEpoch
+            | Reason::VersionMismatch
+            | Reason::FencingTokenStale
+            | Reason::SessionExpired
+            | Reason::SessionNotFound
+            | Reason::NotLockHolder
+            | Reason::LockHeld
+            | Reason::WriteExpired
+    );
+    assert!(passing, "a client was told: {error}");
+}
