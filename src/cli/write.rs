@@ -34,6 +34,9 @@ pub struct WriteArguments {
     /// How long to queue for the lock [default: as long as it takes]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     wait: Option<Duration>,
+    /// Lease of the lock while it is held: how long others wait should this client vanish [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    ttl: Option<Duration>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -60,7 +63,8 @@ impl WriteArguments {
     }
 
     pub fn locking(&self) -> Locking {
-        Locking::exclusive(self.wait)
+        let locking = Locking::exclusive(self.wait);
+        Locking { ttl: self.ttl.unwrap_or(locking.ttl), ..locking }
     }
 }
 

@@ -161,11 +161,14 @@ async fn stop_in_the_middle(client: Arc<Client>, cluster: Arc<Cluster>, path: Pa
     let mut input = writer.stdin.take().expect("a pipe");
     input.write_all(&[7; 64 << 10]).expect("feed the writer");
     let mut changes = client.watch_lock(&path);
-    while let Some(lock) = changes.next().await {
-        if !lock.expect("a change").holders.is_empty() {
-            break;
+    let held = async {
+        while let Some(lock) = changes.next().await {
+            if !lock.expect("a change").holders.is_empty() {
+                return;
+            }
         }
-    }
+    };
+    tokio::time::timeout(ACQUIRE_TIMEOUT, held).await.expect("the writer gets the lock");
     cluster::stop(writer.id());
 
     let successor = client.open_session(SessionOptions { ttl: ACQUIRE_TIMEOUT, client: "successor".into() }).await;
