@@ -6,6 +6,9 @@ use clap::Parser;
 
 use crate::{telemetry::LogFormat, types::ServerId};
 
+/// The map of all groups is one message, and a gRPC client takes 4 MiB unless told otherwise.
+const GROUPS_MAX: i64 = 4096;
+
 /// What every server is told.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Common {
@@ -50,7 +53,7 @@ pub struct DirectoryOptions {
     #[command(flatten)]
     pub common: Common,
     /// Replica groups; fixed when the cluster is made
-    #[arg(long, env = "DFS_GROUPS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    #[arg(long, env = "DFS_GROUPS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=GROUPS_MAX))]
     pub groups: u32,
     /// Copies of every byte; fixed when the cluster is made
     #[arg(long, env = "DFS_COPIES", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=16))]

@@ -12,7 +12,7 @@ use crate::{
     convert::{blob_id, extents, path, precondition, required, server_id, store_id, timestamp, write_id, write_mode},
     pb,
     status::Failure,
-    types::{BLOB_LENGTH_MAX, BlobId, Epoch, FencingToken, GroupId, Inode, ServerId, Version, WriteMode},
+    types::{BLOB_LENGTH_MAX, BlobId, Epoch, FencingToken, GroupId, Inode, Version, WriteMode},
 };
 
 /// Commits in one call.
@@ -307,14 +307,10 @@ pub fn add_in_sync(request: &pb::AddInSyncRequest) -> Result<Command, Failure> {
     })
 }
 
-/// What a beat says was deleted; `None` when it says nothing.
-pub fn confirm_deleted(server: &ServerId, blobs: &[String]) -> Result<Option<Command>, Failure> {
+/// What a beat says was deleted.
+pub fn deleted_blobs(blobs: &[String]) -> Result<Vec<BlobId>, Failure> {
     at_most("deleted_blobs", blobs.len(), BLOBS_MAX)?;
-    if blobs.is_empty() {
-        return Ok(None);
-    }
-    let blobs = blobs.iter().map(|blob| blob_id("deleted_blobs", blob)).collect::<Result<_, _>>()?;
-    Ok(Some(Command::ConfirmDeleted { server: server.clone(), blobs }))
+    blobs.iter().map(|blob| blob_id("deleted_blobs", blob)).collect()
 }
 
 #[cfg(test)]

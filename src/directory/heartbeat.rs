@@ -5,10 +5,11 @@
 //! map does not wait for the next beat.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use tokio::sync::Notify;
 use tonic::Streaming;
 
 use super::{
@@ -30,66 +31,20 @@ const DELETIONS_MAX: usize = 1000;
 /// Deletions that were told and not confirmed are told again after this.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
 
-/// A server's end of the lease while its stream is open.
-struct Connection {
-    directory: Arc<Directory>,
-    server: ServerId,
-    store: StoreId,
-    /// When deletions were last told and are not confirmed yet.
-    told: Option<Instant>,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.directory.leases().disconnected(&self.server, self.store);
-        tracing::debug!(server = %self.server, "a heartbeat stream has ended");
-    }
-}
-
 /// Serves one stream until the server leaves it, or falls silent for a lease.
+///
+/// Beats are counted as they come, whatever the answers wait for: a slow disk here says nothing about the server.
 pub async fn serve(
     directory: Arc<Directory>,
     mut beats: Streaming<pb::HeartbeatRequest>,
     sink: Sink<pb::HeartbeatResponse>,
 ) -> Result<(), Ended> {
     let Some(first) = next(&mut beats).await? else { return Ok(()) };
-    let mut maps = directory.maps.clone();
-    let mut connection = Connection::open(directory.clone(), &first)?;
-    let mut beat = Some(first);
-    let mut map_is_new = true;
-    loop {
-        let deletions = match &beat {
-            Some(beat) => connection.beat(beat).await?,
-            None => Vec::new(),
-        };
-        // Marked as seen before it is read: a map that comes between is sent twice rather than never.
-        let cluster_map = (map_is_new || maps.has_changed().unwrap_or(false)).then(|| {
-            maps.mark_unchanged();
-            directory.cluster_map()
-        });
-        sink.send(pb::HeartbeatResponse {
-            header: directory.header_now(),
-            directory_time: Some(directory.time().into()),
-            cluster_map: cluster_map.as_ref().map(Into::into),
-            delete_blobs: deletions.iter().map(BlobId::to_string).collect(),
-        })
-        .await?;
-        tokio::select! {
-            next = next(&mut beats) => {
-                beat = Some(match next? {
-                    Some(next) => next,
-                    None => return Ok(()),
-                });
-                map_is_new = false;
-            }
-            changed = maps.changed() => {
-                if changed.is_err() {
-                    return Ok(());
-                }
-                beat = None;
-                map_is_new = true;
-            }
-        }
+    let connection = Connection::open(directory, &first)?;
+    connection.count(&first)?;
+    tokio::select! {
+        ended = connection.listen(beats) => ended,
+        ended = connection.answer(sink) => ended,
     }
 }
 
@@ -102,29 +57,46 @@ async fn next(beats: &mut Streaming<pb::HeartbeatRequest>) -> Result<Option<pb::
     }
 }
 
+/// A server's end of the lease while its stream is open.
+struct Connection {
+    directory: Arc<Directory>,
+    server: ServerId,
+    store: StoreId,
+    /// Deletions that beats have brought and that are not confirmed yet.
+    deleted: Mutex<Vec<BlobId>>,
+    /// A beat that is not answered yet.
+    beaten: Notify,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.directory.leases().disconnected(&self.server, self.store);
+        tracing::debug!(server = %self.server, "a heartbeat stream has ended");
+    }
+}
+
 impl Connection {
     fn open(directory: Arc<Directory>, first: &pb::HeartbeatRequest) -> Result<Self, Failure> {
         let server = server_id("server_id", &first.server_id)?;
         let store = store_id("store_id", &first.store_id)?;
         directory.leases().connected(&server, store);
-        Ok(Self { directory, server, store, told: None })
+        Ok(Self { directory, server, store, deleted: Mutex::default(), beaten: Notify::new() })
     }
 
-    /// Counts a beat, and says which blobs to delete.
-    async fn beat(&mut self, beat: &pb::HeartbeatRequest) -> Result<Vec<BlobId>, Failure> {
+    async fn listen(&self, mut beats: Streaming<pb::HeartbeatRequest>) -> Result<(), Ended> {
+        while let Some(beat) = next(&mut beats).await? {
+            self.count(&beat)?;
+            self.beaten.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Renews the lease, and keeps what the beat brings for the next answer.
+    fn count(&self, beat: &pb::HeartbeatRequest) -> Result<(), Failure> {
         if beat.server_id != self.server.as_str() {
             return Err(Failure::bad_argument("server_id", "one stream is one server's"));
         }
-        self.renew(beat).await?;
-        if let Some(confirmed) = convert::confirm_deleted(&self.server, &beat.deleted_blobs)? {
-            self.directory.proposer.propose(confirmed).await?;
-            self.told = None;
-        }
-        self.deletions().await
-    }
-
-    /// The lease; and if it had run out, everybody is told that the server is back.
-    async fn renew(&self, beat: &pb::HeartbeatRequest) -> Result<(), Failure> {
+        let blobs = convert::deleted_blobs(&beat.deleted_blobs)?;
         let stats = Stats {
             disk_used_bytes: beat.disk_used_bytes,
             disk_total_bytes: beat.disk_total_bytes,
@@ -139,20 +111,72 @@ impl Connection {
                 return Err(Failure::new(Reason::ServerNotFound, text).with("server", &self.server));
             }
         }
-        if self.directory.is_down(&self.server) {
-            self.directory.proposer.propose(Command::MarkUp { server: self.server.clone() }).await?;
-            tracing::info!(server = %self.server, "a server that was down is heard of again");
+        let mut deleted = self.deleted();
+        // What is too much now is told and confirmed again later.
+        if deleted.len() + blobs.len() <= convert::BLOBS_MAX {
+            deleted.extend(blobs);
         }
         Ok(())
     }
 
-    async fn deletions(&mut self) -> Result<Vec<BlobId>, Failure> {
-        if self.told.is_some_and(|told| told.elapsed() < TELL_AGAIN) {
+    fn deleted(&self) -> MutexGuard<'_, Vec<BlobId>> {
+        self.deleted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers beats, and tells of a new map at once.
+    async fn answer(&self, sink: Sink<pb::HeartbeatResponse>) -> Result<(), Ended> {
+        let directory = &self.directory;
+        let mut maps = directory.maps.clone();
+        // The first beat came before this.
+        let (mut beaten, mut map_is_new) = (true, true);
+        let mut told = None;
+        loop {
+            let deletions = self.settle(beaten, &mut told).await.unwrap_or_else(|failure| {
+                tracing::warn!(server = %self.server, %failure, "a heartbeat is answered without directives");
+                Vec::new()
+            });
+            // Marked as seen before it is read: a map that comes between is sent twice rather than never.
+            let cluster_map = (map_is_new || maps.has_changed().unwrap_or(false)).then(|| {
+                maps.mark_unchanged();
+                directory.cluster_map()
+            });
+            sink.send(pb::HeartbeatResponse {
+                header: directory.header_now(),
+                directory_time: Some(directory.time().into()),
+                cluster_map: cluster_map.as_ref().map(Into::into),
+                delete_blobs: deletions.iter().map(BlobId::to_string).collect(),
+            })
+            .await?;
+            (beaten, map_is_new) = tokio::select! {
+                () = self.beaten.notified() => (true, false),
+                changed = maps.changed() => match changed {
+                    Ok(()) => (false, true),
+                    Err(_) => return Ok(()),
+                },
+            };
+        }
+    }
+
+    /// Makes what was heard part of the state, and says which blobs to delete. Only a beat shows that a server which is
+    /// down is back: the news that it is down does not. `told` is when deletions were last told that are not confirmed
+    /// yet. What fails is done with a later beat.
+    async fn settle(&self, beaten: bool, told: &mut Option<Instant>) -> Result<Vec<BlobId>, Failure> {
+        let (proposer, server) = (&self.directory.proposer, &self.server);
+        if beaten && self.directory.is_down(server) {
+            proposer.propose(Command::MarkUp { server: server.clone() }).await?;
+            tracing::info!(%server, "a server that was down is heard of again");
+        }
+        let blobs = std::mem::take(&mut *self.deleted());
+        if !blobs.is_empty() {
+            proposer.propose(Command::ConfirmDeleted { server: server.clone(), blobs }).await?;
+            *told = None;
+        }
+        if told.is_some_and(|told| told.elapsed() < TELL_AGAIN) {
             return Ok(Vec::new());
         }
-        let server = self.server.clone();
+        let server = server.clone();
         let blobs = self.directory.reader.read(move |view| Ok(view.blobs_to_delete(&server, DELETIONS_MAX)?)).await?;
-        self.told = (!blobs.is_empty()).then(Instant::now);
+        *told = (!blobs.is_empty()).then(Instant::now);
         Ok(blobs)
     }
 }

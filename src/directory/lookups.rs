@@ -2,25 +2,28 @@
 
 use std::collections::BTreeSet;
 
-use prost::Message;
-
 use super::{
     Directory,
     convert::optional_version,
-    model::{Entry, LookedUp, Page},
-    view::FileRef,
+    error::Error,
+    model::{Entry, LookedUp},
+    view::{FileRef, View},
 };
 use crate::{
     convert::{as_of, path},
     pb,
     status::Failure,
-    types::{Extent, GroupId, Inode, SEGMENT_LENGTH_MAX, ServerId, Version},
+    types::{AsOf, Extent, GroupId, Inode, Path, SEGMENT_LENGTH_MAX, ServerId, Version},
 };
 
 /// Entries or versions of one page.
 const PAGE_SIZE_MAX: u32 = 1000;
-/// A page ends early when it has grown to as much: a message stays well below what clients accept.
+/// A page ends early when it has grown to as much: with the last step, a message stays below the 4 MiB that clients accept.
 const PAGE_BYTES_MAX: usize = 1 << 20;
+/// Entries read at a time: with the largest extended attributes they are 2 MiB.
+const STEP_ENTRIES: usize = 32;
+/// What an entry takes beside its path and its extended attributes.
+const ENTRY_BYTES: usize = 128;
 
 pub async fn get_entry(directory: &Directory, request: &pb::GetEntryRequest) -> Result<pb::GetEntryResponse, Failure> {
     let (path, as_of) = (path("path", &request.path)?, as_of("as_of", request.as_of.as_ref())?);
@@ -85,31 +88,46 @@ pub async fn list_entries(
 ) -> Result<pb::ListEntriesResponse, Failure> {
     let (path, as_of) = (path("path", &request.path)?, as_of("as_of", request.as_of.as_ref())?);
     let (limit, after) = (page_size("page_size", request.page_size)?, after_name(&request.page_token)?);
-    let (revision, page) = directory
-        .reader
-        .read(move |view| Ok((view.revision(), view.list(&path, as_of, after.as_deref(), limit)?)))
-        .await?;
-    let (entries, next_page_token) = cut(page);
-    Ok(pb::ListEntriesResponse { header: directory.header(revision), entries, next_page_token })
+    let read = directory.reader.read(move |view| {
+        let (entries, more) = read_page(view, &path, as_of, after, limit)?;
+        Ok((view.revision(), entries, more))
+    });
+    let (revision, entries, more) = read.await?;
+    let last = entries.last().filter(|_| more).and_then(|entry| entry.path.name().map(str::to_owned));
+    Ok(pb::ListEntriesResponse {
+        header: directory.header(revision),
+        entries: entries.into_iter().map(Into::into).collect(),
+        next_page_token: last.unwrap_or_default(),
+    })
 }
 
-/// As much of the page as fits one message, and the token for the rest.
-fn cut(page: Page<Entry>) -> (Vec<pb::Entry>, String) {
-    let count = page.items.len();
+/// As many entries as were asked for and fit one message, and whether there are more. Read in small steps: a directory
+/// whose entries are all large costs no more memory than another.
+fn read_page(
+    view: &View,
+    path: &Path,
+    as_of: AsOf,
+    mut after: Option<String>,
+    limit: usize,
+) -> Result<(Vec<Entry>, bool), Error> {
+    let mut entries = Vec::new();
     let mut bytes = 0;
-    let mut entries = Vec::with_capacity(count);
-    let mut last = String::new();
-    for entry in page.items {
-        if bytes >= PAGE_BYTES_MAX {
-            break;
+    loop {
+        let step = STEP_ENTRIES.min(limit - entries.len());
+        let page = view.list(path, as_of, after.as_deref(), step)?;
+        after = page.items.last().and_then(|entry| entry.path.name().map(str::to_owned));
+        bytes += page.items.iter().map(weight).sum::<usize>();
+        entries.extend(page.items);
+        if !page.more || entries.len() >= limit || bytes >= PAGE_BYTES_MAX {
+            return Ok((entries, page.more));
         }
-        last = entry.path.name().unwrap_or_default().to_owned();
-        let entry = pb::Entry::from(entry);
-        bytes += entry.encoded_len();
-        entries.push(entry);
     }
-    let all = entries.len() == count && !page.more;
-    (entries, if all { String::new() } else { last })
+}
+
+/// About how many bytes an entry takes in a message.
+fn weight(entry: &Entry) -> usize {
+    let attributes = entry.attributes.extended.iter().map(|(name, value)| name.len() + value.len());
+    ENTRY_BYTES + entry.path.as_str().len() + attributes.sum::<usize>()
 }
 
 pub async fn list_versions(

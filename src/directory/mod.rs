@@ -69,6 +69,7 @@ mod tree;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use anyhow::Context;
+use futures::FutureExt;
 use tokio::{net::TcpListener, sync::watch as channel, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
@@ -105,15 +106,23 @@ pub async fn run(options: DirectoryOptions, listener: TcpListener, shutdown: Can
     services.add(DirectoryServer::new(directory_service).max_decoding_message_size(REQUEST_BYTES_MAX));
     services.add(ClusterServer::new(cluster_service).max_decoding_message_size(REQUEST_BYTES_MAX));
     let readiness = services.readiness().await;
-    let serving = tokio::spawn(services.serve(listener, stop.clone()));
+    let serving = services.serve(listener, stop.clone());
+    let serving = tokio::spawn({
+        // However serving ends, everything else ends too.
+        let stop = stop.clone().drop_guard();
+        serving.inspect(move |_| drop(stop))
+    });
 
     let opened = open::open(&options, address, stop.clone()).await;
-    if let Ok(opened) = &opened {
-        door.open(opened.directory.clone());
-        readiness.set(ServingStatus::Serving).await;
-        tracing::info!(server = %opened.directory.server.server, cluster = %opened.directory.cluster, "serving");
-        work(opened.directory.clone(), &stop).await;
-    }
+    let worked = match &opened {
+        Ok(opened) => {
+            door.open(opened.directory.clone());
+            readiness.set(ServingStatus::Serving).await;
+            tracing::info!(server = %opened.directory.server.server, cluster = %opened.directory.cluster, "serving");
+            work(opened.directory.clone(), &stop).await
+        }
+        Err(_) => Ok(()),
+    };
     stop.cancel();
     readiness.set(ServingStatus::NotServing).await;
     // Calls under way may still propose: the driver ends after them, and the folder is let go last.
@@ -121,24 +130,23 @@ pub async fn run(options: DirectoryOptions, listener: TcpListener, shutdown: Can
     let open::Opened { driver, data, .. } = opened?;
     let stopped = driver.stop().await;
     drop(data);
-    stopped.and(served)
+    stopped.and(served).and(worked)
 }
 
 /// What goes on until `stop`, beside answering calls.
-async fn work(directory: Arc<Directory>, stop: &CancellationToken) {
+async fn work(directory: Arc<Directory>, stop: &CancellationToken) -> anyhow::Result<()> {
     let mut chores = JoinSet::new();
     chores.spawn(overseer::judge_leases(directory.clone()));
     chores.spawn(overseer::look_after_suspects(directory.clone()));
     chores.spawn(overseer::collect(directory.clone()));
-    tokio::select! {
-        () = stop.cancelled() => {}
-        Some(ended) = chores.join_next() => {
-            tracing::error!(?ended, "a task that should go on for ever has ended: stopping");
-            stop.cancel();
-        }
-    }
+    let worked = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        Some(ended) = chores.join_next() => ended.context("a task that goes on for ever has panicked"),
+    };
+    stop.cancel();
     chores.shutdown().await;
     directory.streams.ended().await;
+    worked
 }
 
 /// The running Directory, as the handlers see it.

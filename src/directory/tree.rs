@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Entries read at a time.
-const PAGE_ENTRIES: usize = 256;
+const PAGE_ENTRIES: usize = 128;
 /// A message that has grown to as much is sent: clients accept at least 4 MiB, and one entry is far below.
 const MESSAGE_BYTES: usize = 256 << 10;
 

@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{
     Directory,
+    model::Changes,
     streams::{Ended, Sink},
 };
 use crate::{
@@ -50,31 +51,26 @@ async fn feed_changes(
     // A feed that does not reach back so far says so before it says that it has begun.
     let mut page = read_changes(&directory, &path, through).await?;
     sink.send(message(through, Vec::new())).await?;
-    let mut told = through;
+    let (mut told, mut told_at) = (through, Instant::now());
     loop {
         through = page.through;
-        if !page.changes.is_empty() {
-            told = through;
+        let overdue = through > told && told_at.elapsed() >= PROGRESS_INTERVAL;
+        if !page.changes.is_empty() || overdue {
             sink.send(message(through, page.changes.into_iter().map(Into::into).collect())).await?;
+            (told, told_at) = (through, Instant::now());
         }
         if !page.more {
             let newer = progress.wait_for(|progress| progress.revision > through);
-            let waited = timeout(PROGRESS_INTERVAL, newer).await.map(|newer| newer.is_ok());
-            match waited {
-                Ok(true) => {}
+            match timeout(PROGRESS_INTERVAL, newer).await.map(|newer| newer.is_ok()) {
+                Ok(true) | Err(_) => {}
                 Ok(false) => return Ok(()),
-                Err(_) if through > told => {
-                    told = through;
-                    sink.send(message(through, Vec::new())).await?;
-                }
-                Err(_) => {}
             }
         }
         page = read_changes(&directory, &path, through).await?;
     }
 }
 
-async fn read_changes(directory: &Directory, path: &Path, after: Revision) -> Result<super::model::Changes, Failure> {
+async fn read_changes(directory: &Directory, path: &Path, after: Revision) -> Result<Changes, Failure> {
     let path = path.clone();
     Ok(directory.reader.read(move |view| view.changes(after, &path, CHANGES_MAX)).await?)
 }

@@ -114,6 +114,37 @@ async fn a_long_directory_streams_whole_and_in_order() {
 }
 
 #[tokio::test]
+async fn a_page_of_large_entries_ends_early_and_goes_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let running = start_directory(folder.path(), &[]).await;
+    let mut client = running.directory();
+    for number in 0..100 {
+        let path = format!("/{number:03}");
+        create_directory(&mut client, &path).await;
+        let value = vec![0; 60 << 10].into();
+        let entry =
+            pb::Entry { path, extended_attributes: [("user.x".to_owned(), value)].into(), ..Default::default() };
+        let update_mask = Some(prost_types::FieldMask { paths: vec!["extended_attributes".to_owned()] });
+        let request = pb::UpdateEntryRequest { write_id: fresh_id(), entry: Some(entry), update_mask };
+        client.update_entry(request).await.expect("updates");
+    }
+    let (mut count, mut pages, mut page_token) = (0, 0, String::new());
+    loop {
+        let request = pb::ListEntriesRequest { path: "/".into(), page_token, ..Default::default() };
+        let page = client.list_entries(request).await.expect("a page that fits").into_inner();
+        (count, pages, page_token) = (count + page.entries.len(), pages + 1, page.next_page_token);
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(count, 100);
+    assert!(pages > 1);
+    let request = pb::StreamEntriesRequest { path: "/".into(), ..Default::default() };
+    assert_eq!(streamed(&mut client, request).await.len(), 100);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn attributes_change_without_a_version() {
     let folder = tempfile::tempdir().expect("a folder");
     let running = start_directory(folder.path(), &[]).await;
