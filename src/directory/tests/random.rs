@@ -53,6 +53,11 @@ enum Proof {
 
 const PATHS: [&str; 12] =
     ["/a", "/b", "/a/a", "/a/b", "/b/a", "/b/c", "/a/a/a", "/a/b/c", "/b/a/b", "/c", "/a/b/c/d", "/"];
+/// Numbers below name a path of the list, whatever is there; from there on something that exists.
+const FILES: usize = PATHS.len();
+const ITEMS: usize = FILES + 20;
+const NEW_CHILDREN: usize = ITEMS + 10;
+const PLACES: usize = NEW_CHILDREN + 15;
 const SERVERS: [&str; 3] = ["a", "b", "c"];
 
 fn a_proof() -> impl Strategy<Value = Proof> {
@@ -65,8 +70,9 @@ fn a_proof() -> impl Strategy<Value = Proof> {
 }
 
 fn an_op() -> impl Strategy<Value = Op> {
-    let at = || 0..PATHS.len();
-    let file = || 0..9usize;
+    let at = || 0..PLACES;
+    let file = || prop_oneof![3 => 0..ITEMS, 1 => NEW_CHILDREN..PLACES];
+    let source = || prop_oneof![5 => FILES..ITEMS, 1 => 0..PLACES];
     prop_oneof![
         3 => (at(), any::<bool>()).prop_map(|(at, parents)| Op::MakeDirectory { at, parents }),
         6 => (file(), a_proof(), 0..20usize, any::<bool>())
@@ -74,13 +80,13 @@ fn an_op() -> impl Strategy<Value = Op> {
         4 => (file(), 0..6usize, any::<bool>()).prop_map(|(at, length, parents)| Op::Append { at, length, parents }),
         4 => (file(), a_proof(), 0..24usize, 0..6usize)
             .prop_map(|(at, by, offset, length)| Op::Patch { at, by, offset, length }),
-        4 => (at(), at(), any::<bool>(), a_proof()).prop_map(|(from, to, replace, by)| Op::Move { from, to, replace, by }),
-        3 => (file(), proptest::option::of(1..5u64), at(), any::<bool>(), a_proof())
+        4 => (source(), at(), any::<bool>(), a_proof()).prop_map(|(from, to, replace, by)| Op::Move { from, to, replace, by }),
+        3 => (source(), proptest::option::of(1..3u64), at(), any::<bool>(), a_proof())
             .prop_map(|(from, version, to, replace, by)| Op::Copy { from, version, to, replace, by }),
         2 => (at(), any::<bool>(), a_proof()).prop_map(|(at, force, by)| Op::Delete { at, force, by }),
-        2 => (file(), 0..5u64, a_proof()).prop_map(|(at, version, by)| Op::Restore { at, version, by }),
+        2 => (source(), 0..4u64, a_proof()).prop_map(|(at, version, by)| Op::Restore { at, version, by }),
         1 => (at(), 0..3u32).prop_map(|(at, mode)| Op::Update { at, mode }),
-        3 => (file(), 0..3usize, 1..4usize).prop_map(|(at, skip, count)| Op::Merge { at, skip, count }),
+        3 => (source(), 0..3usize, 1..4usize).prop_map(|(at, skip, count)| Op::Merge { at, skip, count }),
         1 => (0..8u128).prop_map(|recent| Op::Settle { recent }),
         1 => (file(), 1..6u64).prop_map(|(at, counter)| Op::RaiseFence { at, counter }),
         2 => (1..10usize).prop_map(|back| Op::Repeat { back }),
@@ -175,6 +181,22 @@ impl Run {
         Self { world, model: Model::default(), pictures: Vec::new(), sent: Vec::new() }
     }
 
+    /// The path that a number stands for.
+    fn at(&self, number: usize) -> Path {
+        let is_file = |path: &&Path| self.model.file(path).is_some();
+        let files: Vec<&Path> = self.model.items.keys().filter(is_file).collect();
+        let items: Vec<&Path> = self.model.items.keys().collect();
+        let directories: Vec<&Path> = self.model.items.keys().filter(|path| !is_file(path)).collect();
+        let some = |of: &[&Path]| of.get(number % of.len().max(1)).map(|path| (*path).clone());
+        let chosen = match number {
+            0..FILES => None,
+            FILES..ITEMS => some(&files),
+            ITEMS..NEW_CHILDREN => some(&items),
+            _ => some(&directories).map(|directory| directory.join(&format!("n{}", number % 4)).unwrap()),
+        };
+        chosen.filter(|path| path.segments().count() < 8).unwrap_or_else(|| path(PATHS[number % PATHS.len()]))
+    }
+
     fn proof(&self, at: &Path, by: Proof) -> Precondition {
         let version = self.model.file(at).map_or(0, |versions| versions.len() as u64);
         match by {
@@ -200,10 +222,10 @@ impl Run {
 
     fn run(&mut self, op: &Op) {
         match op.clone() {
-            Op::Replace { at, by, length, parents } => self.replace(&path(PATHS[at]), by, length, parents),
-            Op::Append { at, length, parents } => self.append(&path(PATHS[at]), length, parents),
-            Op::Patch { at, by, offset, length } => self.patch(&path(PATHS[at]), by, offset, length),
-            Op::Merge { at, skip, count } => self.merge(&path(PATHS[at]), skip, count),
+            Op::Replace { at, by, length, parents } => self.replace(&self.at(at), by, length, parents),
+            Op::Append { at, length, parents } => self.append(&self.at(at), length, parents),
+            Op::Patch { at, by, offset, length } => self.patch(&self.at(at), by, offset, length),
+            Op::Merge { at, skip, count } => self.merge(&self.at(at), skip, count),
             Op::MakeDirectory { .. }
             | Op::Move { .. }
             | Op::Copy { .. }
@@ -279,13 +301,13 @@ impl Run {
         let write_id = self.world.write_id();
         match op {
             Op::MakeDirectory { at, parents } => {
-                let path = path(PATHS[at]);
+                let path = self.at(at);
                 if self.send(Command::CreateDirectory { write_id, path: path.clone(), parents, mode: 0o755 }) {
                     self.model.make_directory(&path);
                 }
             }
             Op::Move { from, to, replace, by } => {
-                let (from, to) = (path(PATHS[from]), path(PATHS[to]));
+                let (from, to) = (self.at(from), self.at(to));
                 let (from_precondition, to_precondition) = (Precondition::default(), self.proof(&to, by));
                 let (source, target) = (from.clone(), to.clone());
                 let command = Command::MoveEntry { write_id, from, to, replace, from_precondition, to_precondition };
@@ -294,7 +316,7 @@ impl Run {
                 }
             }
             Op::Copy { from, version, to, replace, by } => {
-                let (from, to) = (path(PATHS[from]), path(PATHS[to]));
+                let (from, to) = (self.at(from), self.at(to));
                 let to_precondition = self.proof(&to, by);
                 let from_version = version.map(Version);
                 let (source, target) = (from.clone(), to.clone());
@@ -303,7 +325,8 @@ impl Run {
                 }
             }
             Op::Delete { at, force, by } => {
-                let (path, precondition) = (path(PATHS[at]), self.proof(&path(PATHS[at]), by));
+                let path = self.at(at);
+                let precondition = self.proof(&path, by);
                 if self.send(Command::DeleteEntry { write_id, path: path.clone(), force, precondition }) {
                     let gone = self.model.remove(&path);
                     let count = gone.len() as u64;
@@ -311,7 +334,8 @@ impl Run {
                 }
             }
             Op::Restore { at, version, by } => {
-                let (path, precondition) = (path(PATHS[at]), self.proof(&path(PATHS[at]), by));
+                let path = self.at(at);
+                let precondition = self.proof(&path, by);
                 let restored = Version(version);
                 if self.send(Command::RestoreVersion { write_id, path: path.clone(), version: restored, precondition })
                 {
@@ -320,7 +344,7 @@ impl Run {
             }
             Op::Update { at, mode } => {
                 let changes = AttributeChanges { mode: Some(mode), ..AttributeChanges::default() };
-                self.send(Command::UpdateEntry { write_id, path: path(PATHS[at]), changes });
+                self.send(Command::UpdateEntry { write_id, path: self.at(at), changes });
             }
             other => panic!("not an edit: {other:?}"),
         }
@@ -356,7 +380,7 @@ impl Run {
                 Command::SettleBlob { group: GroupId(0), blob }
             }
             Op::RaiseFence { at, counter } => {
-                let path = path(PATHS[at]);
+                let path = self.at(at);
                 let token = token(&path, counter);
                 Command::RaiseFence { path, token }
             }
@@ -460,7 +484,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_views_agree_with_the_model(ops in proptest::collection::vec(an_op(), 1..60)) {
+    fn whatever_happens_views_agree_with_the_model(ops in proptest::collection::vec(an_op(), 1..100)) {
         let mut run = Run::new();
         for op in &ops {
             run.run(op);
@@ -470,7 +494,7 @@ proptest! {
     }
 
     #[test]
-    fn the_same_commands_leave_the_same_rows(ops in proptest::collection::vec(an_op(), 1..60)) {
+    fn the_same_commands_leave_the_same_rows(ops in proptest::collection::vec(an_op(), 1..100)) {
         let rows = [(); 2].map(|()| {
             let mut run = Run::new();
             ops.iter().for_each(|op| run.run(op));
