@@ -15,6 +15,7 @@ use crate::{
     convert,
     fileserver::{error::Error, locked, node::Node},
     pb,
+    status::Reason,
     types::{BlobId, ClusterId},
 };
 
@@ -59,6 +60,10 @@ pub async fn register(node: &Node, presence: &Presence) -> Result<pb::RegisterSe
         let answer = node.directory.answer(node.directory.cluster()?.register_server(request.clone())).await;
         match answer {
             Ok(answer) => return take_registration(node, answer),
+            // Another cluster's data, or an address that is none: waiting does not help.
+            Err(Error::Refused(failure)) if failure.reason == Reason::BadArgument => {
+                return Err(Error::Refused(failure));
+            }
             Err(error) => {
                 let reason = error.to_string();
                 if reason != said {

@@ -4,16 +4,20 @@
 //! every in-sync member, and put in their place at the Directory: neither bytes nor version change. Which run is taken is
 //! [`choose`]'s: small extents first, so that a file that grows by small appends is not rewritten whole each time.
 
-use std::{collections::BTreeSet, ops::Range, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 
 use super::{
     error::Error,
     gather::{self, Base, File, Reader},
     node::Node,
-    write::{Intent, copying::Copying, staging::Staging},
+    write::{
+        Intent,
+        copying::{Copying, Patience},
+        staging::Staging,
+    },
 };
 use crate::{
     pb,
@@ -34,8 +38,6 @@ const SMALL_RUN_MIN: usize = 16;
 const ANY_RUN_MIN: usize = 8;
 /// Files that wait to be merged; one that is not taken now is offered again by its next write.
 const QUEUE_MAX: usize = 256;
-/// From the last byte written to the Directory's answer.
-const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A handle; clones are the same.
 #[derive(Clone)]
@@ -124,9 +126,10 @@ async fn rewrite(staging: &mut Staging, base: &Base, run: Range<usize>) -> Outco
     if let Err(error) = copy(staging, base, &run).await {
         return Outcome::Failed(error);
     }
-    let mut copying = Copying::until(Instant::now() + DEADLINE);
+    let mut copying = Copying::new(&staging.node);
+    let mut patience = Patience::new();
     loop {
-        let epoch = match copying.durable(staging).await {
+        let epoch = match copying.durable(staging, &mut patience).await {
             Ok((_, epoch)) => epoch,
             Err(error) => return Outcome::Failed(error),
         };

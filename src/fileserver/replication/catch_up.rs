@@ -86,7 +86,8 @@ async fn bring_level(node: &Arc<Node>, group: GroupId, epoch: Epoch, primary: &S
     let mut client = FileServerClient::new(channel);
     let mut fetcher = Fetcher::new(node.clone());
 
-    fetch_missing(node, &mut client, &mut fetcher, group).await?;
+    // Until little is missing: what comes while it is fetched is fetched in the next round.
+    while fetch_missing(node, &mut client, &mut fetcher, group).await? > FETCH_BATCH {}
 
     let (requests, outgoing) = mpsc::channel(2);
     let start = pb::JoinStart { group: group.0, epoch: epoch.0, server_id: node.me.to_string() };

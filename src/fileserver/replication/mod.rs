@@ -7,7 +7,10 @@ pub mod push;
 pub mod receiver;
 pub mod sender;
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{
+    Arc, Mutex, MutexGuard,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, futures::Notified};
 
@@ -35,6 +38,7 @@ pub struct Refusal {
 pub struct Progress {
     state: Mutex<State>,
     changed: Notify,
+    moved: AtomicU64,
 }
 
 struct State {
@@ -45,11 +49,21 @@ struct State {
 impl Progress {
     pub fn new(primary: ServerId) -> Self {
         let state = State { copies: Copies::new(primary), refusals: Vec::new() };
-        Self { state: Mutex::new(state), changed: Notify::new() }
+        Self { state: Mutex::new(state), changed: Notify::new(), moved: AtomicU64::new(0) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         locked(&self.state)
+    }
+
+    /// Something has got nearer to where it belongs.
+    pub fn moves(&self) {
+        self.moved.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Rises as long as copies are moving.
+    pub fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
     }
 
     /// Resolves after the next change, also one that happens before it is first polled.
@@ -67,6 +81,7 @@ impl Progress {
 
     pub fn durable(&self, blob: BlobId, member: ServerId) {
         self.state().copies.durable(blob, member);
+        self.moves();
         self.changed.notify_one();
     }
 

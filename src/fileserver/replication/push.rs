@@ -43,14 +43,14 @@ pub async fn push(node: &Node, progress: &Arc<Progress>, pushed: Pushed, member:
         // The member has it, refused it, or is gone: the progress knows.
         return;
     }
-    if let Err(error) = send_whole(node, &connection, pushed.blob).await {
+    if let Err(error) = send_whole(node, progress, &connection, pushed.blob).await {
         tracing::warn!(blob = %pushed.blob, peer = %member, %error, "blob cannot be pushed");
         tokio::time::sleep(RETRY_INTERVAL).await;
         progress.lost(pushed.blob, member);
     }
 }
 
-async fn send_whole(node: &Node, connection: &Connection, blob: BlobId) -> Result<(), Error> {
+async fn send_whole(node: &Node, progress: &Progress, connection: &Connection, blob: BlobId) -> Result<(), Error> {
     let record = node.store.blob(blob).filter(|record| record.sealed).ok_or(Error::NoSuchBlob { blob })?;
     let mut offset = 0;
     while offset < record.length {
@@ -66,6 +66,7 @@ async fn send_whole(node: &Node, connection: &Connection, blob: BlobId) -> Resul
         if !connection.send(Request::Chunk(message), Some(memory)).await {
             return Ok(());
         }
+        progress.moves();
     }
     let seal = pb::ReplicateSeal { blob: blob.to_string(), length: record.length, checksum: record.checksum };
     connection.send(Request::Seal(seal), None).await;

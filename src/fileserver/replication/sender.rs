@@ -2,7 +2,7 @@
 //!
 //! There are a few streams to each peer, each on a connection of its own, shared by all groups and writes; a write stays on
 //! one of them. What is queued is bounded by the frames' share of the process's memory and by the queue's length: a slow peer
-//! slows down its writers and nobody else. A peer that says nothing for [`SILENCE`] counts as hung: the stream is given up,
+//! slows down its writers and nobody else. A peer that says nothing for two seconds counts as hung: the stream is given up,
 //! everything that was on it is lost to its writes, and the peer is suspected.
 
 use std::{
@@ -37,8 +37,8 @@ const STREAMS: usize = 2;
 /// Frames that wait for one stream.
 const QUEUE_FRAMES_MAX: usize = 32;
 const PING_INTERVAL: Duration = Duration::from_millis(500);
-/// A peer that answers is never silent for this long: it answers pings, and says so when it is busy.
-const SILENCE: Duration = Duration::from_secs(2);
+/// A peer answers pings, and says so when it is busy: silent for more intervals than this, it hangs.
+const QUIET_MAX: u32 = 3;
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(2);
 /// A broken stream that is not back after this makes its peer suspect.
 const RECONNECT_PATIENCE: Duration = Duration::from_secs(1);
@@ -333,12 +333,19 @@ async fn ping(to_wire: &mpsc::Sender<pb::ReplicateRequest>) {
 }
 
 async fn listen(connection: &Connection, mut answers: Streaming<pb::ReplicateResponse>) -> End {
+    let mut quiet = 0;
     loop {
-        let answer = match tokio::time::timeout(SILENCE, answers.message()).await {
+        let answer = match tokio::time::timeout(PING_INTERVAL, answers.message()).await {
+            // Counted, not measured: when this process itself was stopped for a while, that is one interval.
+            Err(_) if quiet < QUIET_MAX => {
+                quiet += 1;
+                continue;
+            }
             Err(_) => return End::Silent,
             Ok(Ok(Some(answer))) => answer.message,
             Ok(Ok(None) | Err(_)) => return End::Broken,
         };
+        quiet = 0;
         if let Some(Err(failure)) = answer.map(|answer| connection.on_answer(answer)) {
             tracing::warn!(peer = %connection.peer, %failure, "peer sent an answer that makes no sense");
             return End::Broken;

@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{sleep, timeout_at};
 
-use super::{copying::Copying, staging::Staging};
+use super::{
+    copying::{Copying, Patience},
+    staging::Staging,
+};
 use crate::{
     convert,
     fileserver::{committer::NotCommitted, error::Error, gather, in_sync::Group, merge, patch::Patch},
@@ -14,8 +17,6 @@ use crate::{
     types::{Epoch, ServerId, WriteMode},
 };
 
-/// From the end of the data to the answer.
-const DEADLINE: Duration = Duration::from_secs(10);
 const COMMIT_RETRY: Duration = Duration::from_millis(100);
 /// A commit is prepared again when the file changed meanwhile; more often than this only under a writer that ignores locks.
 const REDOS_MAX: u32 = 5;
@@ -32,9 +33,8 @@ pub enum Ended {
     Unknown,
 }
 
-pub async fn finish(staging: &mut Staging) -> Ended {
-    let copying = Copying::until(Instant::now() + DEADLINE);
-    let mut finish = Finish { staging, copying, uncertain: false, redos: 0 };
+pub async fn finish(staging: &mut Staging, copying: Copying) -> Ended {
+    let mut finish = Finish { staging, copying, patience: Patience::new(), uncertain: false, redos: 0 };
     match finish.run().await {
         Ok((receipt, committed)) => Ended::Committed { receipt, committed },
         Err(_) if finish.uncertain => Ended::Unknown,
@@ -45,6 +45,7 @@ pub async fn finish(staging: &mut Staging) -> Ended {
 struct Finish<'a> {
     staging: &'a mut Staging,
     copying: Copying,
+    patience: Patience,
     /// A commit was asked for and not answered.
     uncertain: bool,
     redos: u32,
@@ -55,7 +56,7 @@ type Done = (pb::WriteReceipt, pb::Committed);
 impl Finish<'_> {
     async fn run(&mut self) -> Result<Done, Error> {
         loop {
-            let (view, epoch) = self.copying.durable(self.staging).await?;
+            let (view, epoch) = self.copying.durable(self.staging, &mut self.patience).await?;
             let group = view.group(self.staging.group).ok_or(Error::NotReady)?;
             if let Some(done) = self.commit(group, epoch).await? {
                 return Ok(done);
@@ -67,7 +68,7 @@ impl Finish<'_> {
     async fn commit(&mut self, group: &Group, epoch: Epoch) -> Result<Option<Done>, Error> {
         let patched = self.patched().await?;
         let commit = self.request(epoch, patched);
-        let asked = timeout_at(self.copying.deadline, self.staging.node.committer.commit(commit)).await;
+        let asked = timeout_at(self.patience.deadline, self.staging.node.committer.commit(commit)).await;
         match asked {
             Ok(Ok(committed)) => {
                 self.after_commit(&committed);

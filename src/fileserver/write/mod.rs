@@ -21,6 +21,7 @@ use crate::{
     status::Failure,
     types::{Inode, Path, Precondition, Version, WriteId, WriteMode},
 };
+use copying::Copying;
 use finish::Ended;
 use staging::Staging;
 
@@ -75,13 +76,13 @@ pub enum Frame {
 /// Does the whole write, and answers it. Runs to its end also when the client is gone.
 pub async fn run(node: Arc<Node>, intent: Intent, frames: mpsc::Receiver<Frame>, answers: stream::Answers) {
     let write_id = intent.write_id;
+    let mut copying = Copying::new(&node);
     let mut staging = match Staging::new(node, intent) {
         Ok(staging) => staging,
         Err(error) => return stream::answer(&answers, write_id, Err(error.into())).await,
     };
-    let staged = staging.stage(frames).await;
-    let ended = match staged {
-        Ok(()) => finish::finish(&mut staging).await,
+    let ended = match staging.stage(frames, &mut copying).await {
+        Ok(()) => finish::finish(&mut staging, copying).await,
         Err(error) => Ended::Failed(error),
     };
     match ended {

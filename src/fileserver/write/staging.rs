@@ -8,9 +8,13 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::join_all;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
 
-use super::{Frame, Intent};
+use super::{Frame, Intent, copying::Copying};
 use crate::{
     fileserver::{
         error::Error,
@@ -85,39 +89,41 @@ impl Staging {
         })
     }
 
-    /// Takes the data until the write's end.
-    pub async fn stage(&mut self, mut frames: mpsc::Receiver<Frame>) -> Result<(), Error> {
+    /// Takes the data until the write's end, and sees to the copies of what is complete meanwhile.
+    pub async fn stage(&mut self, mut frames: mpsc::Receiver<Frame>, copying: &mut Copying) -> Result<(), Error> {
         let superseded = self.attempt.superseded().clone();
+        let mut idle_at = Instant::now() + IDLE_TIMEOUT;
         loop {
             let frame = tokio::select! {
                 biased;
                 () = superseded.cancelled() => return Err(Error::Superseded),
-                frame = tokio::time::timeout(IDLE_TIMEOUT, frames.recv()) => frame,
+                frame = frames.recv() => frame,
+                changed = copying.changed(self) => {
+                    changed?;
+                    copying.act(self)?;
+                    continue;
+                }
+                () = sleep_until(idle_at) => return Err(Error::Idle(IDLE_TIMEOUT)),
             };
-            match frame.map_err(|_| Error::Idle(IDLE_TIMEOUT))? {
+            idle_at = Instant::now() + IDLE_TIMEOUT;
+            match frame {
                 None => return Err(Error::EndedEarly),
                 Some(Frame::GivenUp(error)) => return Err(error),
                 Some(Frame::Data { data, checksum, memory }) => self.data(data, checksum, memory).await?,
-                Some(Frame::End { length, checksum }) => {
-                    if length != self.length {
-                        return Err(Error::WriteLength { said: length, found: self.length });
-                    }
-                    if checksum != self.checksum {
-                        return Err(Error::WriteChecksum);
-                    }
-                    self.seal().await;
-                    self.progress.complete();
-                    return Ok(());
-                }
+                Some(Frame::End { length, checksum }) => return self.end(length, checksum).await,
             }
-            self.check_seals()?;
         }
     }
 
-    fn check_seals(&mut self) -> Result<(), Error> {
-        while let Some(sealed) = self.seals.try_join_next() {
-            sealed.unwrap_or(Err(Error::Stopping))?;
+    async fn end(&mut self, length: u64, checksum: u32) -> Result<(), Error> {
+        if length != self.length {
+            return Err(Error::WriteLength { said: length, found: self.length });
         }
+        if checksum != self.checksum {
+            return Err(Error::WriteChecksum);
+        }
+        self.seal().await;
+        self.progress.complete();
         Ok(())
     }
 

@@ -44,13 +44,17 @@ pub fn serve(node: &Arc<Node>, requests: Streaming<pb::WriteRequest>) -> AnswerS
 
 /// Answers one write; a client that is gone or does not listen asks again by its write id.
 pub async fn answer(answers: &Answers, write_id: WriteId, result: Result<pb::WriteReceipt, Failure>) {
+    answer_text(answers, write_id.to_string(), result).await;
+}
+
+async fn answer_text(answers: &Answers, write_id: String, result: Result<pb::WriteReceipt, Failure>) {
     let result = match result {
         Ok(receipt) => write_response::Result::Receipt(receipt),
         Err(failure) => write_response::Result::Error(failure.into()),
     };
-    let response = pb::WriteResponse { write_id: write_id.to_string(), result: Some(result) };
+    let response = pb::WriteResponse { write_id, result: Some(result) };
     if answers.send_timeout(Ok(response), ANSWER_TIMEOUT).await.is_err() {
-        tracing::debug!(%write_id, "nobody took the answer");
+        tracing::debug!("nobody took the answer to a write");
     }
 }
 
@@ -100,7 +104,13 @@ impl Writes {
 
     /// `Err`: the stream cannot go on.
     async fn on_request(&mut self, request: pb::WriteRequest) -> Result<(), Failure> {
-        let write_id = convert::write_id("write_id", &request.write_id)?;
+        let write_id = match convert::write_id("write_id", &request.write_id) {
+            Ok(write_id) => write_id,
+            Err(failure) => {
+                answer_text(&self.answers, request.write_id, Err(failure)).await;
+                return Ok(());
+            }
+        };
         if let Some(begin) = request.begin {
             self.begin(write_id, &begin).await?;
         }
@@ -110,7 +120,8 @@ impl Writes {
         if let Some(end) = request.end {
             self.last(write_id, Frame::End { length: end.length, checksum: end.checksum }).await?;
         }
-        if request.cancel {
+        // One that has ended already is too late to give up, and is answered as it ends.
+        if request.cancel && self.open.contains_key(&write_id) {
             self.last(write_id, Frame::GivenUp(Error::GivenUp)).await?;
         }
         Ok(())
