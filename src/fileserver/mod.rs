@@ -6,8 +6,8 @@
 //!
 //! The cores decide and do no I/O: [`in_sync`] says when a write may be committed, [`replica`] what this server accepts
 //! from a primary, [`patch`] what the checksum of a patched file is. Around them, in reading order: [`write`] is a client's
-//! write, [`committer`] asks for commits, [`replication`] moves blobs between servers, [`read`] serves them, [`settle`] and
-//! [`merge`] clean up, [`heartbeat`] keeps the lease, and [`map`] is what all of them know of the cluster.
+//! write, [`committer`] asks for commits, [`replication`] moves blobs between servers, [`read`] serves them, [`settle`],
+//! [`merge`] and [`repair`] clean up, [`heartbeat`] keeps the lease, and [`map`] is what all of them know of the cluster.
 
 pub mod in_sync;
 pub mod patch;
@@ -22,6 +22,7 @@ pub mod replication;
 pub mod gather;
 pub mod merge;
 pub mod read;
+pub mod repair;
 pub mod settle;
 
 pub mod directory_link;
@@ -193,6 +194,7 @@ impl Background {
         tasks.spawn(self.suspicions.run(shutdown.clone()));
         tasks.spawn(catch_up::run(node.clone()));
         tasks.spawn(settle::run(node.clone()));
+        tasks.spawn(repair::run(node.clone()));
         tasks.spawn(merge::run(node.clone(), self.merges));
     }
 }

@@ -119,8 +119,8 @@ async fn answer(answers: &mut Streaming<pb::JoinGroupResponse>) -> Result<Answer
     answer.and_then(|answer| answer.message).ok_or(Error::EndedEarly)
 }
 
-/// Fetches what the primary has whole and this server has not. Answers how many blobs were missing.
-async fn fetch_missing(
+/// Fetches what the peer has whole and this server has not. Answers how many blobs were missing.
+pub async fn fetch_missing(
     node: &Node,
     client: &mut FileServerClient<Channel>,
     fetcher: &mut Fetcher,
@@ -149,7 +149,7 @@ async fn fetch_missing(
     }
 }
 
-/// Whether the blob is whole here; if so, what the primary knows about its version is taken over.
+/// Whether the blob is whole here; if so, what the peer knows about its version is taken over.
 async fn has(node: &Node, info: &pb::BlobInfo) -> Result<bool, Failure> {
     let blob = convert::blob_id("blobs.blob", &info.blob)?;
     let Some(record) = node.store.blob(blob).filter(|record| record.sealed) else { return Ok(false) };

@@ -56,12 +56,12 @@ impl Progress {
         locked(&self.state)
     }
 
-    /// Something has got nearer to where it belongs.
+    /// A part of a whole blob has been sent to a member that lacked it.
     pub fn moves(&self) {
         self.moved.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Rises as long as copies are moving.
+    /// Rises as long as whole blobs are being sent.
     pub fn moved(&self) -> u64 {
         self.moved.load(Ordering::Relaxed)
     }
@@ -81,7 +81,6 @@ impl Progress {
 
     pub fn durable(&self, blob: BlobId, member: ServerId) {
         self.state().copies.durable(blob, member);
-        self.moves();
         self.changed.notify_one();
     }
 

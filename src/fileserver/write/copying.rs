@@ -74,7 +74,7 @@ impl Copying {
         }
     }
 
-    /// Waits until the commit may be asked for. The time allowed is stretched, within reason, while copies are moving.
+    /// Waits until the commit may be asked for. The time allowed is stretched, within reason, while whole blobs are moving.
     pub async fn durable(&mut self, staging: &mut Staging, patience: &mut Patience) -> Result<Decided, Error> {
         let mut suspect_at = Instant::now() + COPY_PATIENCE;
         loop {
@@ -158,7 +158,7 @@ impl Patience {
         Self { deadline: Instant::now() + DEADLINE, moved: 0, stretches: 0 }
     }
 
-    /// Whether there is more time, because something has moved since this was asked last.
+    /// Whether there is more time, because whole blobs have moved on since this was asked last.
     fn stretch(&mut self, moved: u64) -> bool {
         let stretches = moved > self.moved && self.stretches < STRETCHES_MAX;
         if stretches {

@@ -219,6 +219,53 @@ async fn a_file_of_many_small_appends_is_merged_and_keeps_its_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn damage_on_one_disk_is_not_served_and_is_repaired_from_another() {
+    let mut cluster = start_cluster().await;
+    let data = some_bytes(11, 2 << 20);
+    cluster.write(replace("/a", 0), &data).await;
+    let replica = a_replica(&cluster, "/a").await;
+    cluster.stop_server(&replica).await;
+    damage(&cluster.data_folder(&replica).join("blobs"), &data[1_000_000..1_000_064]);
+    cluster.start_server(&replica).await;
+    cluster.wait_until_in_sync(3).await;
+
+    wait_until("the repair", || async {
+        let ranges = crate::common::cluster::ranges_of(&cluster.look_up("/a").await.expect("there"));
+        let read = cluster.server(&replica).read(pb::ReadRequest { ranges }).await;
+        let (Ok(read), mut bytes) = (read, Vec::new()) else { return false };
+        let mut read = read.into_inner();
+        while let Ok(Some(response)) = read.message().await {
+            match response.result.expect("a result") {
+                pb::read_response::Result::Chunk(chunk) => bytes.extend_from_slice(&chunk.data),
+                pb::read_response::Result::Error(error) => {
+                    assert_eq!(error.reason, "CHECKSUM_MISMATCH", "{error:?}");
+                    return false;
+                }
+            }
+        }
+        assert!(bytes == data, "damaged bytes were served");
+        true
+    })
+    .await;
+    cluster.stop().await;
+}
+
+/// Changes one bit, in the only place where these bytes are.
+fn damage(folder: &std::path::Path, bytes: &[u8]) {
+    let mut damaged = 0;
+    for entry in std::fs::read_dir(folder).expect("the store's folder") {
+        let path = entry.expect("an entry").path();
+        let mut content = std::fs::read(&path).expect("a file");
+        if let Some(at) = content.windows(bytes.len()).position(|window| window == bytes) {
+            content[at] ^= 1;
+            std::fs::write(&path, content).expect("written");
+            damaged += 1;
+        }
+    }
+    assert_eq!(damaged, 1, "the bytes are in one segment");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_with_a_stream_open_stops_within_seconds() {
     let mut cluster = start_cluster().await;
     let stream = cluster.write_stream("/a").await;

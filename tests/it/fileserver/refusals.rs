@@ -92,6 +92,13 @@ async fn what_cannot_be_a_write_is_refused_before_its_data() {
     for (begin, reason) in cases {
         expect_reason(stream.write(WriteId::random(), begin, b"data").await, reason);
     }
+    // A write id that is none fails by itself, too.
+    stream.send(pb::WriteRequest { write_id: "no uuid".into(), begin: Some(append("/a")), ..Default::default() }).await;
+    let response = stream.next().await.expect("goes on").expect("an answer");
+    assert_eq!(response.write_id, "no uuid");
+    assert!(
+        matches!(response.result, Some(pb::write_response::Result::Error(error)) if error.reason == "BAD_ARGUMENT")
+    );
     // Data without a beginning.
     let write_id = WriteId::random();
     stream.data(write_id, b"data").await;
