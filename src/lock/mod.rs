@@ -22,6 +22,8 @@ mod tables;
 mod handle;
 
 mod driver;
+#[cfg(test)]
+mod driver_tests;
 mod fan_out;
 mod fence;
 

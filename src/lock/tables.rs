@@ -86,6 +86,11 @@ impl Store {
     pub fn open(folder: &FilePath) -> Result<(Self, State), StorageError> {
         let database = Database::builder().set_cache_size(CACHE_BYTES).create(folder.join(FILE))?;
         durable::sync_dir(folder)?;
+        Self::of(database)
+    }
+
+    /// The store in a database, wherever that is.
+    pub(super) fn of(database: Database) -> Result<(Self, State), StorageError> {
         let store = Self { database };
         store.prepare()?;
         let records = store.read()?;

@@ -4,6 +4,7 @@ mod fences;
 mod queues;
 mod restarts;
 mod sessions;
+mod stalls;
 
 use std::time::Duration;
 
