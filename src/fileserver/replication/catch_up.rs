@@ -149,10 +149,13 @@ pub async fn fetch_missing(
     }
 }
 
-/// Whether the blob is whole here; if so, what the peer knows about its version is taken over.
+/// Whether the blob is whole here, so that a damaged one is fetched again; if so, what the peer knows about its
+/// version is taken over.
 async fn has(node: &Node, info: &pb::BlobInfo) -> Result<bool, Failure> {
     let blob = convert::blob_id("blobs.blob", &info.blob)?;
-    let Some(record) = node.store.blob(blob).filter(|record| record.sealed) else { return Ok(false) };
+    let Some(record) = node.store.blob(blob).filter(|record| record.sealed && !record.damaged) else {
+        return Ok(false);
+    };
     if info.published && record.published.is_none() {
         let published = node.store.publish(blob, Inode(info.inode), Version(info.version)).await;
         published.map_err(|error| Failure::from(Error::from(error)))?;

@@ -59,9 +59,12 @@ fn run_from(closed: &[&SegmentUse], segment_bytes: u64) -> Vec<u32> {
     for segment in closed {
         let label = &segment.segment.label;
         kept += segment.live + segment.tombstones;
-        let adjacent = next.is_none_or(|next| next == label.number);
-        let fits = kept <= segment_bytes / 2 && is_small(segment, segment_bytes) && !segment.damaged;
-        if !run.is_empty() && !(adjacent && fits) {
+        // The first is taken as it is; whoever follows must be next to it, small, and fit.
+        let follows = next.is_none_or(|next| {
+            let fits = kept <= segment_bytes / 2 && is_small(segment, segment_bytes) && !segment.damaged;
+            next == label.number && fits
+        });
+        if !follows {
             break;
         }
         run.push(label.number);

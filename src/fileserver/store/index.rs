@@ -299,7 +299,8 @@ impl Index {
             return Err(StoreError::OffsetOutOfRange { blob, offset });
         }
         let after = sealed.chunks.partition_point(|chunk| u64::from(chunk.offset) <= offset);
-        let chunk = sealed.chunks[..after].last().filter(|chunk| offset < u64::from(chunk.offset + chunk.length));
+        let before = after.checked_sub(1).and_then(|last| sealed.chunks.get(last));
+        let chunk = before.filter(|chunk| offset < u64::from(chunk.offset + chunk.length));
         let segment = chunk.and_then(|chunk| self.segments.get(&chunk.at.segment));
         match (chunk, segment) {
             (Some(chunk), Some(found)) if !self.damaged.contains_key(&(blob, u64::from(chunk.offset))) => {
@@ -359,6 +360,7 @@ impl Index {
             length: sealed.length.into(),
             checksum: sealed.checksum,
             sealed: true,
+            damaged: self.is_damaged(blob),
             published: sealed.published.map(|published| (published.inode, published.version)),
             chunk_count: sealed.chunks.len() as u32,
         })
@@ -373,6 +375,7 @@ impl Index {
             length: open.accepted,
             checksum: open.checksum,
             sealed: false,
+            damaged: false,
             published: None,
             chunk_count: open.chunks.len() as u32,
         })

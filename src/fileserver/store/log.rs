@@ -126,7 +126,8 @@ impl Log {
         let mut parts = Vec::with_capacity(frames.len() * 3);
         for (frame, header) in frames.iter().zip(&headers) {
             let padded = frame.length() as usize - HEADER_LENGTH - frame.payload.len();
-            parts.extend([IoSlice::new(header), IoSlice::new(&frame.payload), IoSlice::new(&padding[..padded])]);
+            let padding = padding.get(..padded).unwrap_or_default();
+            parts.extend([IoSlice::new(header), IoSlice::new(&frame.payload), IoSlice::new(padding)]);
         }
         self.disk.write(&self.segment.file, self.position, &mut parts)?;
         self.position = position;

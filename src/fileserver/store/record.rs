@@ -7,6 +7,8 @@
 
 use std::num::NonZeroU32;
 
+use bytes::{Buf, BufMut};
+
 use crate::types::{BLOB_LENGTH_MAX, BlobId, CHUNK_LENGTH_MAX, GroupId, Inode, Version, WriteId, crc32c};
 
 /// Length of a header, in bytes.
@@ -16,7 +18,7 @@ pub const ALIGNMENT: u64 = 8;
 
 const MAGIC: [u8; 4] = *b"dfsR";
 const FORMAT: u8 = 1;
-/// Where the header's own checksum stands, and with what the checksummed part ends.
+/// Where the header's own checksum stands, and the checksummed part ends.
 const CHECKSUM_AT: usize = 88;
 
 /// What a record says.
@@ -74,7 +76,7 @@ impl Header {
     }
 
     /// For a record that stands at `position` of a segment with this `salt`.
-    pub fn encode(&self, salt: u64, position: u64) -> [u8; HEADER_LENGTH] {
+    pub fn encode(&self, salt: u64, position: u64) -> Vec<u8> {
         let (a, b, length, checksum) = match self.body {
             Body::Chunk { offset, length, checksum } => (u64::from(offset), 0, length.get(), checksum),
             Body::Seal { length, checksum } => (0, 0, length, checksum),
@@ -82,34 +84,41 @@ impl Header {
             Body::Delete { oldest_segment } => (u64::from(oldest_segment), 0, 0, 0),
             Body::Marker => (0, 0, 0, 0),
         };
-        let mut bytes = [0; HEADER_LENGTH];
-        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
-        put(0, &MAGIC);
-        put(4, &[FORMAT, self.body.kind()]);
-        put(8, &self.batch.to_le_bytes());
-        put(16, &self.batch_start.to_le_bytes());
-        put(20, &self.group.0.to_le_bytes());
-        put(24, self.blob.as_bytes());
-        put(40, self.write_id.as_bytes());
-        put(56, &a.to_le_bytes());
-        put(64, &b.to_le_bytes());
-        put(72, &length.to_le_bytes());
-        put(76, &checksum.to_le_bytes());
-        let sum = seal(&bytes, salt, position);
-        bytes[CHECKSUM_AT..CHECKSUM_AT + 4].copy_from_slice(&sum.to_le_bytes());
+        let mut bytes = Vec::with_capacity(HEADER_LENGTH);
+        bytes.put_slice(&MAGIC);
+        bytes.put_slice(&[FORMAT, self.body.kind(), 0, 0]);
+        bytes.put_u64_le(self.batch);
+        bytes.put_u32_le(self.batch_start);
+        bytes.put_u32_le(self.group.0);
+        bytes.put_slice(self.blob.as_bytes());
+        bytes.put_slice(self.write_id.as_bytes());
+        bytes.put_u64_le(a);
+        bytes.put_u64_le(b);
+        bytes.put_u32_le(length);
+        bytes.put_u32_le(checksum);
+        bytes.put_u64_le(0);
+        bytes.put_u32_le(seal(&bytes, salt, position));
+        bytes.put_u32_le(0);
         bytes
     }
 
     /// The header that stands at `position`, if these bytes are one.
     pub fn decode(bytes: &[u8; HEADER_LENGTH], salt: u64, position: u64) -> Option<Self> {
-        let u32_at = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-        let u64_at = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-        let id_at = |at: usize| -> Option<[u8; 16]> { bytes.get(at..at + 16)?.try_into().ok() };
-        if !bytes.starts_with(&MAGIC) || bytes[4] != FORMAT || u32_at(CHECKSUM_AT)? != seal(bytes, salt, position) {
+        let (covered, mut rest) = bytes.split_at(CHECKSUM_AT);
+        if !covered.starts_with(&MAGIC) || rest.get_u32_le() != seal(covered, salt, position) {
             return None;
         }
-        let (a, b, length, checksum) = (u64_at(56)?, u64_at(64)?, u32_at(72)?, u32_at(76)?);
-        let body = match bytes[5] {
+        let mut fields = covered;
+        fields.advance(MAGIC.len());
+        let (format, kind, _) = (fields.get_u8(), fields.get_u8(), fields.get_u16_le());
+        let (batch, batch_start, group) = (fields.get_u64_le(), fields.get_u32_le(), fields.get_u32_le());
+        let (blob, write_id) = (fields.get_u128().to_be_bytes(), fields.get_u128().to_be_bytes());
+        let (a, b) = (fields.get_u64_le(), fields.get_u64_le());
+        let (length, checksum) = (fields.get_u32_le(), fields.get_u32_le());
+        if format != FORMAT {
+            return None;
+        }
+        let body = match kind {
             1 => Body::Chunk {
                 offset: u32::try_from(a).ok().filter(|&offset| u64::from(offset) < BLOB_LENGTH_MAX)?,
                 length: NonZeroU32::new(length).filter(|length| length.get() as usize <= CHUNK_LENGTH_MAX)?,
@@ -122,11 +131,11 @@ impl Header {
             _ => return None,
         };
         Some(Self {
-            batch: u64_at(8)?,
-            batch_start: u32_at(16)?,
-            group: GroupId(u32_at(20)?),
-            blob: BlobId::from_bytes(id_at(24)?),
-            write_id: WriteId::from_bytes(id_at(40)?),
+            batch,
+            batch_start,
+            group: GroupId(group),
+            blob: BlobId::from_bytes(blob),
+            write_id: WriteId::from_bytes(write_id),
             body,
         })
     }
@@ -142,12 +151,8 @@ pub fn may_begin(bytes: &[u8]) -> bool {
     bytes.starts_with(&MAGIC)
 }
 
-fn seal(header: &[u8; HEADER_LENGTH], salt: u64, position: u64) -> u32 {
-    let mut covered = [0; 16 + CHECKSUM_AT];
-    covered[..8].copy_from_slice(&salt.to_le_bytes());
-    covered[8..16].copy_from_slice(&position.to_le_bytes());
-    covered[16..].copy_from_slice(&header[..CHECKSUM_AT]);
-    crc32c(&covered)
+fn seal(covered: &[u8], salt: u64, position: u64) -> u32 {
+    crc32c(&[&salt.to_le_bytes(), &position.to_le_bytes(), covered].concat())
 }
 
 #[cfg(test)]
@@ -186,7 +191,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_header_reads_back_at_its_place_and_nowhere_else(header in any_header(), salt: u64, position: u64) {
-            let bytes = header.encode(salt, position);
+            let bytes: [u8; HEADER_LENGTH] = header.encode(salt, position).try_into().unwrap();
             prop_assert_eq!(Header::decode(&bytes, salt, position), Some(header));
             prop_assert_eq!(Header::decode(&bytes, salt, position.wrapping_add(8)), None);
             prop_assert_eq!(Header::decode(&bytes, salt ^ 1, position), None);
@@ -194,7 +199,7 @@ mod tests {
 
         #[test]
         fn no_flipped_bit_of_the_covered_part_goes_unseen(header in any_header(), bit in 0..(CHECKSUM_AT + 4) * 8) {
-            let mut bytes = header.encode(7, 4096);
+            let mut bytes: [u8; HEADER_LENGTH] = header.encode(7, 4096).try_into().unwrap();
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert_eq!(Header::decode(&bytes, 7, 4096), None);
         }

@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::{Buf, BufMut};
 use rustix::fs::FallocateFlags;
 
 use super::record::{self, ALIGNMENT, Body, HEADER_LENGTH, Header};
@@ -46,29 +47,28 @@ pub struct Segment {
 }
 
 impl Label {
-    fn encode(&self) -> [u8; LENGTH] {
-        let mut bytes = [0; LENGTH];
-        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
-        put(0, &MAGIC);
-        put(8, &FORMAT.to_le_bytes());
-        put(12, &self.number.to_le_bytes());
-        put(16, &self.covers.to_le_bytes());
-        put(24, &self.salt.to_le_bytes());
-        put(32, &self.rewritten_at.to_le_bytes());
-        let sum = crc32c(&bytes[..LENGTH - 4]);
-        bytes[LENGTH - 4..].copy_from_slice(&sum.to_le_bytes());
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(LENGTH);
+        bytes.put_slice(&MAGIC);
+        bytes.put_u32_le(FORMAT);
+        bytes.put_u32_le(self.number);
+        bytes.put_u32_le(self.covers);
+        bytes.put_u32_le(0);
+        bytes.put_u64_le(self.salt);
+        bytes.put_u64_le(self.rewritten_at);
+        bytes.put_u32_le(crc32c(&bytes));
         bytes
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; LENGTH] = bytes.first_chunk()?;
-        let u32_at = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-        let u64_at = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-        if !bytes.starts_with(&MAGIC) || u32_at(8)? != FORMAT || u32_at(LENGTH - 4)? != crc32c(&bytes[..LENGTH - 4]) {
+        let (covered, mut rest) = bytes.get(..LENGTH)?.split_at(LENGTH - 4);
+        let mut fields = covered.strip_prefix(&MAGIC)?;
+        if fields.get_u32_le() != FORMAT || rest.get_u32_le() != crc32c(covered) {
             return None;
         }
-        let label = Self { number: u32_at(12)?, covers: u32_at(16)?, salt: u64_at(24)?, rewritten_at: u64_at(32)? };
-        (label.number <= label.covers).then_some(label)
+        let (number, covers, _) = (fields.get_u32_le(), fields.get_u32_le(), fields.get_u32_le());
+        let (salt, rewritten_at) = (fields.get_u64_le(), fields.get_u64_le());
+        (number <= covers).then_some(Self { number, covers, salt, rewritten_at })
     }
 }
 
@@ -105,10 +105,10 @@ impl Unfinished {
         let path = path(dir, number);
         let unfinished = path.with_added_extension(UNFINISHED_SUFFIX);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(unfinished)?;
-        let mut start = [0; RECORDS_START as usize];
-        let header = label.encode();
-        start[..LENGTH].copy_from_slice(&header);
-        start[COPY_START..COPY_START + LENGTH].copy_from_slice(&header);
+        let mut start = label.encode();
+        start.resize(COPY_START, 0);
+        start.extend(label.encode());
+        start.resize(RECORDS_START as usize, 0);
         file.write_all_at(&start, 0)?;
         Ok(Self(Segment { label, path, file }))
     }
@@ -159,8 +159,8 @@ impl Segment {
 /// Fills as much of `bytes` as the file has from `position` on.
 pub fn read_at(file: &File, bytes: &mut [u8], position: u64) -> io::Result<usize> {
     let mut filled = 0;
-    while filled < bytes.len() {
-        match file.read_at(&mut bytes[filled..], position + filled as u64) {
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, position + filled as u64) {
             Ok(0) => break,
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -283,11 +283,13 @@ impl<'a> Reader<'a> {
 
 /// After the last byte, from `from` on, that is not zero.
 fn data_end(file: &File, mut end: u64, from: u64) -> io::Result<u64> {
-    let mut block = vec![0; WINDOW_SKIP];
+    let mut block = Vec::new();
     while end > from {
-        let start = end.saturating_sub(block.len() as u64).max(from);
-        let read = read_at(file, &mut block[..(end - start) as usize], start)?;
-        if let Some(last) = block[..read].iter().rposition(|&byte| byte != 0) {
+        let start = end.saturating_sub(WINDOW_SKIP as u64).max(from);
+        block.resize((end - start) as usize, 0);
+        let read = read_at(file, &mut block, start)?;
+        block.truncate(read);
+        if let Some(last) = block.iter().rposition(|&byte| byte != 0) {
             return Ok(start + last as u64 + 1);
         }
         end = start;

@@ -29,6 +29,8 @@ pub struct BlobRecord {
     pub checksum: u32,
     /// Complete and on stable storage.
     pub sealed: bool,
+    /// Some of it cannot be read back any more; it may be begun again, to be replaced when it is sealed.
+    pub damaged: bool,
     /// The version it was committed as.
     pub published: Option<(Inode, Version)>,
     pub chunk_count: u32,

@@ -98,6 +98,7 @@ async fn damaged_bytes_are_reported_never_served_and_can_be_replaced() {
     let damaged = fixture.store.damaged();
     assert_eq!(damaged.iter().map(|it| (it.blob, it.offset, it.length)).collect::<Vec<_>>(), [(id(1), 0, 900)]);
     expect_content(&fixture.store, id(2), 900).await;
+    assert!(fixture.store.blob(id(1)).unwrap().damaged && !fixture.store.blob(id(2)).unwrap().damaged);
 
     let (fixture, recovered) = fixture.reopen().await;
     assert_eq!(recovered.damaged_chunks, damaged);

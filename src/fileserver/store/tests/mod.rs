@@ -128,14 +128,21 @@ fn options(root: &Path, segment_bytes: u64) -> StoreOptions {
     StoreOptions { dir: dir(root), segment_bytes, reserve_bytes: 1 << 20 }
 }
 
-/// All that a replay must find again: where every record of every blob is, and what counts in each segment. Not how far
-/// back a blob's history goes, because compaction shortens it.
-fn everything(index: &Index) -> (Vec<(BlobId, Sealed)>, Vec<(u32, u64, u64, u64)>) {
-    let blobs = index
-        .page_sealed(None, usize::MAX)
-        .map(|(blob, sealed)| (blob, Sealed { oldest_segment: 0, ..sealed.clone() }));
+/// All that a replay must find again. Not how far back a blob's history goes, because compaction shortens it.
+#[derive(Debug, PartialEq)]
+struct Everything {
+    /// With the place of every record.
+    blobs: Vec<(BlobId, Sealed)>,
+    /// Number, end, live bytes, bytes of tombstones.
+    segments: Vec<[u64; 4]>,
+}
+
+fn everything(index: &Index) -> Everything {
+    let blobs = index.page_sealed(None, usize::MAX);
+    let blobs = blobs.map(|(blob, sealed)| (blob, Sealed { oldest_segment: 0, ..sealed.clone() })).collect();
     let segments = index.segments.iter().filter(|(_, it)| it.end > segment::RECORDS_START);
-    (blobs.collect(), segments.map(|(&number, it)| (number, it.end, it.live, it.tombstones)).collect())
+    let segments = segments.map(|(&number, it)| [number.into(), it.end, it.live, it.tombstones]).collect();
+    Everything { blobs, segments }
 }
 
 /// Replays a folder without starting anything.

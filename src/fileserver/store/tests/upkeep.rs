@@ -131,7 +131,7 @@ async fn a_checkpoint_and_what_follows_it_come_to_what_the_whole_log_comes_to() 
     let root = fixture.crash_copy();
     let quick = recover(root.path());
     assert!(quick.recovered.from_checkpoint);
-    assert_eq!(everything(&quick.index).0, now.0);
+    assert_eq!(everything(&quick.index).blobs, now.blobs);
     assert_eq!(quick.index.damaged(), fixture.store.damaged());
     fs::remove_file(checkpoint::path(&dir(root.path()))).unwrap();
     let slow = recover(root.path());
@@ -159,7 +159,7 @@ async fn a_checkpoint_that_is_damaged_or_out_of_date_is_left_aside() {
             });
             let found = recover(root.path());
             assert!(!found.recovered.from_checkpoint, "at {at}");
-            assert_eq!(everything(&found.index).0, now.0, "at {at}");
+            assert_eq!(everything(&found.index).blobs, now.blobs, "at {at}");
         }
     }
     fs::write(&path, good).unwrap();
@@ -170,7 +170,7 @@ async fn a_checkpoint_that_is_damaged_or_out_of_date_is_left_aside() {
     fs::copy(segment_path(fixture.root.path(), 1), segment_path(root.path(), 1)).unwrap();
     let found = recover(root.path());
     assert!(!found.recovered.from_checkpoint);
-    assert_eq!(everything(&found.index).0, everything(&fixture.store.0.shared.index()).0);
+    assert_eq!(everything(&found.index).blobs, everything(&fixture.store.0.shared.index()).blobs);
 }
 
 #[tokio::test]
