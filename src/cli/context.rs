@@ -9,7 +9,8 @@ use super::{
     paths,
     progress::Progress,
     settings::{Found, Settings, Source},
-    shell::lines::Lines,
+    shell::lines::{Kind, Lines, Typed},
+    table::printable,
 };
 use crate::{
     client::{Client, Options},
@@ -109,24 +110,38 @@ impl Context {
     }
 
     /// Asks before something that cannot be undone. Off a terminal nobody can answer, so `-y` must have.
-    pub fn confirm(&mut self, question: &str) -> Result<()> {
+    pub async fn confirm(&mut self, question: &str) -> Result<()> {
         if self.settings.yes {
             return Ok(());
         }
-        let (stdin, mut stderr) = (std::io::stdin(), std::io::stderr());
-        if !stdin.is_terminal() || !stderr.is_terminal() {
+        if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
             return Err(Error::Usage(format!("{question} Give -y to say yes, or -n to see what would be done")));
         }
         self.output.flush()?;
-        let asked = write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush());
-        asked.map_err(Error::local("standard error"))?;
-        let mut answer = String::new();
-        stdin.lock().read_line(&mut answer).map_err(Error::local("standard input"))?;
-        match answer.trim().to_lowercase().as_str() {
-            "y" | "yes" => Ok(()),
-            _ => Err(Error::Here("nothing was done".to_owned())),
+        let prompt = format!("{} [y/N] ", printable(question));
+        let answer = match &mut self.lines {
+            Some(lines) => lines.next(&prompt, Kind::Text).await?,
+            None => Typed::Line(ask(prompt).await?),
+        };
+        match answer {
+            Typed::Line(line) if matches!(line.trim().to_lowercase().as_str(), "y" | "yes") => Ok(()),
+            Typed::Line(_) | Typed::Interrupted | Typed::End => Err(Error::Here("nothing was deleted".to_owned())),
         }
     }
+}
+
+/// On a thread that may block, so that Ctrl-C is seen meanwhile.
+async fn ask(prompt: String) -> Result<String> {
+    let asked = tokio::task::spawn_blocking(move || {
+        let mut stderr = std::io::stderr();
+        write!(stderr, "{prompt}")?;
+        stderr.flush()?;
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer)?;
+        Ok(answer)
+    });
+    let answered = asked.await.map_err(|error| Error::Here(format!("the question was not answered: {error}")))?;
+    answered.map_err(Error::local("the terminal"))
 }
 
 #[cfg(test)]

@@ -50,6 +50,9 @@ pub enum Error {
     /// A health check, with the exit code that grpc_health_probe has for it.
     #[error("{message}")]
     Probe { code: u8, message: String },
+    /// Somebody decided otherwise in time.
+    #[error("the text was thrown away; nothing was written")]
+    ThrownAway,
     /// Everything has been said; only the code remains.
     #[error("exit code {0}")]
     Silent(u8),
@@ -87,6 +90,7 @@ impl Error {
             Self::Usage(_) => "USAGE",
             Self::Local { .. } => "LOCAL_FILE",
             Self::Here(_) => "LOCAL",
+            Self::ThrownAway => "CANCELLED",
             Self::Partial { .. } => "PARTIAL",
             Self::Unhealthy(_) | Self::Probe { .. } => "UNHEALTHY",
             Self::Silent(_) => "EXIT",
@@ -100,7 +104,7 @@ impl Error {
             Self::Failure(failure) => failure.reason.exit_code(),
             Self::LeaseLost(_) => Reason::SessionExpired.exit_code(),
             Self::Usage(_) => exit::USAGE,
-            Self::Local { .. } | Self::Here(_) => exit::OTHER,
+            Self::Local { .. } | Self::Here(_) | Self::ThrownAway => exit::OTHER,
             Self::Partial { .. } => exit::PARTIAL,
             Self::Unhealthy(_) => exit::UNHEALTHY,
             Self::Probe { code, .. } | Self::Silent(code) => *code,
@@ -160,7 +164,7 @@ pub struct ErrorObject {
 
 fn hint(reason: Reason) -> Option<&'static str> {
     match reason {
-        Reason::EntryNotFound => Some("see what is there with `list`; `-p` makes missing parents"),
+        Reason::EntryNotFound => Some("`list` shows what is there; a write with -p makes missing parents"),
         Reason::VersionNotFound => Some("`versions PATH` lists those that are kept"),
         Reason::EntryExists => Some("`-f` replaces, where a command has it"),
         Reason::DirectoryNotEmpty => Some("`rm -r` deletes a directory with all below it"),

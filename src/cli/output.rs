@@ -125,15 +125,19 @@ impl Output {
         self.flush()
     }
 
-    /// What each change of many did; in JSON one list.
-    pub fn done_many<T: Serialize>(&mut self, done: &[Done<T>]) -> Result<()> {
+    /// What each change of many did, up to the first that failed; in JSON one list.
+    pub fn done_many<T: Serialize>(&mut self, done: &[Done<T>], failed: Result<()>) -> Result<()> {
+        if done.is_empty() {
+            return failed;
+        }
         match self.format {
             Format::Json => self.json(&done.iter().map(|done| &done.value).collect::<Vec<_>>(), true)?,
             Format::Jsonl => done.iter().try_for_each(|done| self.json(&done.value, false))?,
             Format::Name => done.iter().try_for_each(|done| self.line(&done.name))?,
             Format::Table | Format::Wide => done.iter().try_for_each(|done| self.say(&done.sentence))?,
         }
-        self.flush()
+        self.flush()?;
+        failed
     }
 
     /// One of a feed without an end: an object a line.

@@ -75,8 +75,7 @@ pub async fn run(context: &mut Context, arguments: Arguments) -> Result<()> {
             }
         }
     }
-    context.output.done_many(&deleted)?;
-    failed
+    context.output.done_many(&deleted, failed)
 }
 
 async fn delete(context: &mut Context, client: &Client, entry: &Entry, arguments: &Arguments) -> Result<Done<Deleted>> {
@@ -84,7 +83,7 @@ async fn delete(context: &mut Context, client: &Client, entry: &Entry, arguments
     if force {
         let below = extent(client, &entry.path).await?;
         let size = table::binary_size(below.bytes);
-        context.confirm(&format!("Delete {} with {} entries below it, {size}?", entry.path, below.entries))?;
+        context.confirm(&format!("Delete {} with {} entries below it, {size}?", entry.path, below.entries)).await?;
     }
     let fencing_token = context.lent_token(&entry.path);
     let precondition = Precondition { fencing_token, if_version: arguments.if_version.map(Version) };

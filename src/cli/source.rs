@@ -52,18 +52,20 @@ pub enum Source {
 }
 
 impl SourceArguments {
-    pub fn open(&self, context: &Context) -> Result<Source> {
+    pub fn open(&self, context: &mut Context) -> Result<Source> {
         if let Some(text) = &self.text {
             return Ok(Source::Bytes(Bytes::from(text.clone())));
         }
         match self.from.as_deref() {
             None if context.lines.is_some() => Ok(Source::Typed),
-            None => standard_input(),
-            Some(path) if path == Path::new("-") => match context.lines {
-                Some(_) => Ok(Source::Typed),
-                None => standard_input(),
-            },
-            Some(path) => open_file(path),
+            Some(path) if path != Path::new("-") => open_file(path),
+            Some(_) if context.lines.is_some() => Ok(Source::Typed),
+            None | Some(_) => {
+                if std::io::stdin().is_terminal() {
+                    context.output.say("type the content; Ctrl-D ends it")?;
+                }
+                standard_input()
+            }
         }
     }
 }

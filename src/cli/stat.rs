@@ -118,8 +118,7 @@ pub async fn make_directories(context: &mut Context, arguments: MakeDirectoryArg
             }
         }
     }
-    context.output.done_many(&made)?;
-    failed
+    context.output.done_many(&made, failed)
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
 //! `lock run`: a command that runs only while its lock is held.
 
-use std::{os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
+use std::{
+    os::unix::process::ExitStatusExt,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
@@ -78,6 +82,10 @@ fn start(command: &[String], guard: &LockGuard, context: &Context) -> Result<Chi
         .env("DFS_LOCK_SESSION", guard.session().id().to_string())
         .env("DFS_DIRECTORY", context.settings.directory.value.join(","))
         .kill_on_drop(true);
+    // The lines of a script are the shell's, not the child's.
+    if context.lines.as_ref().is_some_and(|lines| !lines.is_terminal()) {
+        child.stdin(Stdio::null());
+    }
     child.spawn().map_err(|error| {
         eprintln!("dfs-cli: LOCAL: {program}: {error}");
         Error::Silent(if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE })

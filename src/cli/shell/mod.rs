@@ -91,6 +91,7 @@ async fn converse(context: &mut Context, assistant: Option<&Assistant>) -> Resul
         };
         match done {
             Ok(()) => {}
+            Err(error @ Error::ThrownAway) => context.output.say(&error.to_string())?,
             Err(error) if assistant.is_none() => return Err(error),
             Err(error @ Error::Signal { signal: SIGTERM }) => return Err(error),
             Err(Error::Signal { .. }) => context.output.say("cancelled")?,
@@ -120,7 +121,7 @@ fn parse(line: &str) -> Result<Asked> {
     match Line::try_parse_from(&words) {
         Ok(line) if line.command.is_for_the_shell() => Ok(Asked::Command(Box::new(line))),
         Ok(_) => Err(Error::Usage("not in the shell; run it as a command of its own".to_owned())),
-        Err(error) if error.use_stderr() => Err(usage(&error, "COMMAND --help")),
+        Err(error) if error.use_stderr() => Err(usage(&error, "COMMAND")),
         Err(error) => Ok(Asked::Text(error.render().to_string())),
     }
 }

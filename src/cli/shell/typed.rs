@@ -46,11 +46,11 @@ async fn collect(lines: &mut Lines, interrupt: &Interrupt) -> Result<Bytes> {
         let line = match typed {
             Typed::Line(line) => line,
             Typed::End if !lines.is_terminal() => break,
-            Typed::End | Typed::Interrupted => return Err(thrown_away()),
+            Typed::End | Typed::Interrupted => return Err(Error::ThrownAway),
         };
         match line.trim() {
             END => break,
-            CANCEL => return Err(thrown_away()),
+            CANCEL => return Err(Error::ThrownAway),
             _ => {}
         }
         if text.len() + line.len() > TEXT_BYTES_MAX {
@@ -60,10 +60,6 @@ async fn collect(lines: &mut Lines, interrupt: &Interrupt) -> Result<Bytes> {
         text.push('\n');
     }
     Ok(Bytes::from(text))
-}
-
-fn thrown_away() -> Error {
-    Error::Here("the text was thrown away; nothing was written".to_owned())
 }
 
 /// Locks, lets the user type while the session is kept alive, writes.
@@ -151,6 +147,6 @@ mod tests {
         let failure = |reason| Error::from(Failure::new(reason, "x"));
         assert!(may_be_saved_again(&Error::LeaseLost(String::new())));
         assert!(may_be_saved_again(&failure(Reason::FencingTokenStale)));
-        assert!(!may_be_saved_again(&failure(Reason::IsADirectory)) && !may_be_saved_again(&thrown_away()));
+        assert!(!may_be_saved_again(&failure(Reason::IsADirectory)) && !may_be_saved_again(&Error::ThrownAway));
     }
 }

@@ -1,5 +1,6 @@
 //! What the tests start and what they expect.
 
+pub mod cli;
 pub mod cluster;
 pub mod directory;
 pub mod fake_fileserver;

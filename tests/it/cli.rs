@@ -1,0 +1,6 @@
+//! The command line as a user and a script see it: real processes, exit codes, JSON, a piped shell.
+
+mod entries;
+mod files;
+mod locks;
+mod shell;
