@@ -281,7 +281,8 @@ impl Writer {
                 plan.waiting.push(Waiting::Written(answer));
             }
             Work::Discard { blob, answer } => {
-                if index.sealed(blob).is_some_and(|sealed| sealed.published.is_some()) {
+                let published = index.sealed(blob).is_some_and(|sealed| sealed.published.is_some());
+                if published || plan.publishes(blob) {
                     return reply(answer, Err(StoreError::Published(blob)));
                 }
                 self.plan_delete(blob, index, plan);
@@ -494,6 +495,10 @@ impl Plan {
     fn push(&mut self, frame: Frame, effect: Effect) {
         self.effects.push((frame.blob, effect));
         self.frames.push(frame);
+    }
+
+    fn publishes(&self, blob: BlobId) -> bool {
+        self.effects.iter().any(|(it, effect)| *it == blob && matches!(effect, Effect::Publish { .. }))
     }
 
     fn has_data(&self) -> bool {

@@ -157,3 +157,28 @@ async fn many_seals_share_few_syncs() {
     let (fixture, _) = fixture.reopen().await;
     assert_eq!(fixture.store.status().blob_count, 64);
 }
+
+#[tokio::test]
+async fn a_publication_in_the_same_batch_protects_from_discarding() {
+    let Fixture { store, disk, .. } = &Fixture::new();
+    put(store, id(1), &[10]).await.unwrap();
+    let mut busy = std::pin::pin!(put(store, id(2), &[10]));
+    let mut publish = std::pin::pin!(store.publish(id(1), Inode(7), Version(3)));
+    let mut discard = std::pin::pin!(store.discard(id(1)));
+    {
+        let _slow = disk.syncing.lock().unwrap();
+        let mut nobody = Context::from_waker(Waker::noop());
+        let before = disk.syncs.load(Ordering::SeqCst);
+        assert!(busy.as_mut().poll(&mut nobody).is_pending());
+        while disk.syncs.load(Ordering::SeqCst) == before {
+            std::thread::yield_now();
+        }
+        // The writer waits for the disk: these two will be taken together.
+        assert!(publish.as_mut().poll(&mut nobody).is_pending());
+        assert!(discard.as_mut().poll(&mut nobody).is_pending());
+    }
+    busy.await.unwrap();
+    publish.await.unwrap();
+    assert!(matches!(discard.await, Err(StoreError::Published(_))));
+    expect_content(store, id(1), 10).await;
+}
