@@ -127,7 +127,7 @@ async fn rewrite(staging: &mut Staging, base: &Base, run: Range<usize>) -> Outco
         return Outcome::Failed(error);
     }
     let mut copying = Copying::new(&staging.node);
-    let mut patience = Patience::new();
+    let mut patience = Patience::from_now();
     loop {
         let epoch = match copying.durable(staging, &mut patience).await {
             Ok((_, epoch)) => epoch,

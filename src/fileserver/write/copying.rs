@@ -153,8 +153,7 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// From now on.
-    pub fn new() -> Self {
+    pub fn from_now() -> Self {
         Self { deadline: Instant::now() + DEADLINE, moved: 0, stretches: 0 }
     }
 

@@ -34,7 +34,7 @@ pub enum Ended {
 }
 
 pub async fn finish(staging: &mut Staging, copying: Copying) -> Ended {
-    let mut finish = Finish { staging, copying, patience: Patience::new(), uncertain: false, redos: 0 };
+    let mut finish = Finish { staging, copying, patience: Patience::from_now(), uncertain: false, redos: 0 };
     match finish.run().await {
         Ok((receipt, committed)) => Ended::Committed { receipt, committed },
         Err(_) if finish.uncertain => Ended::Unknown,
