@@ -3,7 +3,7 @@
 //! The present needs no history. For the past, a row of the present counts if it began by then, else the first row of the
 //! history that ended later, if it began by then.
 
-use std::ops::Bound;
+use std::{iter::Peekable, ops::Bound};
 
 use redb::{ReadOnlyTable, ReadTransaction};
 
@@ -28,9 +28,6 @@ struct Past {
     entry_history: ReadOnlyTable<PastNameKey, LinkValue>,
     inode_history: ReadStored<(u64, u64), Node>,
 }
-
-/// The children of a directory, in byte order of their names.
-type Children = Box<dyn Iterator<Item = Result<(String, Link), StorageError>>>;
 
 impl Names {
     /// At the revision, which must lie within the kept past, or now.
@@ -105,33 +102,23 @@ impl Names {
     }
 
     /// The children of a directory whose names come after `after`.
-    pub fn children(&self, directory: Inode, after: Option<&str>) -> Result<Children, StorageError> {
+    pub fn children(&self, directory: Inode, after: Option<&str>) -> Result<Children<'_>, StorageError> {
         let begin = match after {
             Some(name) => Bound::Excluded((directory.0, name)),
             None => Bound::Included((directory.0, "")),
         };
         let end = Bound::Excluded((directory.0.saturating_add(1), ""));
-        let present = self.entries.range((begin, end))?.map(|row| {
-            let (key, link) = row?;
-            Ok((key.value().1.to_owned(), link_in(link.value())?))
-        });
-        let Some(past) = &self.past else { return Ok(Box::new(present)) };
-        let at = past.at;
-        let begin = match after {
-            Some(name) => Bound::Excluded((directory.0, name, u64::MAX)),
-            None => Bound::Included((directory.0, "", 0)),
-        };
-        let end = Bound::Excluded((directory.0.saturating_add(1), "", 0));
-        let ended = past.entry_history.range((begin, end))?.filter_map(move |row| {
-            let there = row.map_err(StorageError::from).and_then(|(key, link)| {
-                let (_, name, ended) = key.value();
+        let at = self.past.as_ref().map_or(Revision(u64::MAX), |past| past.at);
+        let present = self.entries.range((begin, end))?.filter_map(move |row| {
+            let child = row.map_err(StorageError::from).and_then(|(key, link)| {
                 let link = link_in(link.value())?;
-                Ok((ended > at.0 && link.since <= at).then(|| (name.to_owned(), link)))
+                Ok((link.since <= at).then(|| (key.value().1.to_owned(), link)))
             });
-            there.transpose()
+            child.transpose()
         });
-        let present = present.filter(move |row| row.as_ref().map_or(true, |(_, link)| link.since <= at));
-        Ok(Box::new(merge(present, ended)))
+        let begin = after.map_or((String::new(), 0), |name| (name.to_owned(), u64::MAX));
+        let ended = self.past.as_ref().map(|past| Ended { past, directory, begin });
+        Ok(Children { present: (Box::new(present) as Box<dyn Iterator<Item = _>>).peekable(), ended })
     }
 
     /// The entry that a directory's child is.
@@ -143,15 +130,59 @@ impl Names {
     }
 }
 
-/// Two sequences in the order of names as one.
-fn merge<E>(
-    a: impl Iterator<Item = Result<(String, Link), E>>,
-    b: impl Iterator<Item = Result<(String, Link), E>>,
-) -> impl Iterator<Item = Result<(String, Link), E>> {
-    let (mut a, mut b) = (a.peekable(), b.peekable());
-    std::iter::from_fn(move || match (a.peek(), b.peek()) {
-        (Some(Ok((left, _))), Some(Ok((right, _)))) if left > right => b.next(),
-        (Some(_), _) => a.next(),
-        (None, _) => b.next(),
-    })
+/// The children of a directory, in byte order of their names.
+pub(super) struct Children<'n> {
+    /// Those that are still there.
+    present: Peekable<Box<dyn Iterator<Item = Result<(String, Link), StorageError>>>>,
+    /// Those that are not.
+    ended: Option<Ended<'n>>,
+}
+
+impl Iterator for Children<'_> {
+    type Item = Result<(String, Link), StorageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let bound = match self.present.peek() {
+            Some(Ok((name, _))) => Some(name.as_str()),
+            Some(Err(_)) => return self.present.next(),
+            None => None,
+        };
+        match self.ended.as_mut().map(|ended| ended.next_before(bound)) {
+            Some(Ok(Some(child))) => Some(Ok(child)),
+            Some(Err(error)) => Some(Err(error)),
+            Some(Ok(None)) | None => self.present.next(),
+        }
+    }
+}
+
+/// Looks through the history of a directory's names, no further than asked for, so that a page of a listing costs the
+/// names it goes past and not all that ever were. A name's own history is jumped over.
+struct Ended<'n> {
+    past: &'n Past,
+    directory: Inode,
+    /// Where to look on: a name, and an ended revision of it.
+    begin: (String, u64),
+}
+
+impl Ended<'_> {
+    /// The next name before `bound` that stood for something at the moment and no longer does.
+    fn next_before(&mut self, bound: Option<&str>) -> Result<Option<(String, Link)>, StorageError> {
+        let Past { at, entry_history, .. } = self.past;
+        let end = Bound::Excluded((self.directory.0.saturating_add(1), "", 0));
+        loop {
+            let begin = Bound::Included((self.directory.0, self.begin.0.as_str(), self.begin.1));
+            let Some((key, link)) = entry_history.range((begin, end))?.next().transpose()? else { return Ok(None) };
+            let (_, name, ended) = key.value();
+            if bound.is_some_and(|bound| name >= bound) {
+                return Ok(None);
+            }
+            // The first row that ended later than the moment is the only one of its name that can hold it.
+            let is_later = ended > at.0;
+            self.begin = (name.to_owned(), if is_later { u64::MAX } else { namespace::after(*at) });
+            let link = link_in(link.value())?;
+            if is_later && link.since <= *at {
+                return Ok(Some((name.to_owned(), link)));
+            }
+        }
+    }
 }

@@ -93,7 +93,8 @@ pub(super) fn locate<'p>(tables: &Tables, path: &'p Path) -> Result<Place<'p>, E
 
 /// The first `count` segments of a path.
 pub(super) fn prefix(path: &Path, count: usize) -> Path {
-    path.segments().take(count).fold(Path::root(), |path, name| path.join(name).unwrap_or(path))
+    let end = path.as_str().match_indices('/').nth(count).map_or(path.as_str().len(), |(index, _)| index);
+    path.as_str().get(..end).and_then(|prefix| prefix.parse().ok()).unwrap_or_else(Path::root)
 }
 
 /// The row of an inode that something refers to.
@@ -134,13 +135,28 @@ pub(super) fn draw_inode(tables: &mut Tables) -> Inode {
 }
 
 /// Makes the directories that are missing on the way to a place; the place is then whole.
+///
+/// The totals are brought up to date once for all of them: a path may have two thousand segments. How far below a
+/// directory its longest path reaches is left to what is put at the place, which reaches further.
 pub(super) fn create_parents(tables: &mut Tables, place: &mut Place, mode: u32) -> Result<(), StorageError> {
+    if place.missing.is_empty() {
+        return Ok(());
+    }
+    let existing = place.ancestors.len();
     for name in std::mem::take(&mut place.missing) {
         let path = prefix(place.path, place.ancestors.len());
         let inode = draw_inode(tables);
         let directory = fresh(tables, EntryKind::Directory, mode);
-        create(tables, &place.ancestors, &path, name, inode, directory)?;
+        link(tables, place.parent(), name, inode, directory)?;
+        created(tables, &path, inode, EntryKind::Directory, Version(0))?;
         place.ancestors.push(inode);
+    }
+    let newest = place.ancestors.len().saturating_sub(1);
+    for (depth, &ancestor) in place.ancestors.iter().enumerate() {
+        let new_below = newest - depth.max(existing.saturating_sub(1));
+        let mut totals = totals(tables, ancestor)?;
+        totals.directories += new_below as u64;
+        tables.totals.insert(ancestor.0, totals_out(totals))?;
     }
     Ok(())
 }
@@ -155,12 +171,22 @@ pub(super) fn create(
     node: Node,
 ) -> Result<Node, StorageError> {
     let (kind, version) = (node.kind, node.version);
+    let node = attach(tables, ancestors, path, name, inode, node, Totals::default())?;
     if kind == EntryKind::Directory {
         tables.totals.insert(inode.0, totals_out(Totals::default()))?;
     }
-    let node = attach(tables, ancestors, path, name, inode, node, Totals::default())?;
-    record(tables, Event { kind: ChangeKind::Created, path, inode, version, entry_kind: kind, ..Event::at(path) })?;
+    created(tables, path, inode, kind, version)?;
     Ok(node)
+}
+
+fn created(
+    tables: &mut Tables,
+    path: &Path,
+    inode: Inode,
+    entry_kind: EntryKind,
+    version: Version,
+) -> Result<(), StorageError> {
+    record(tables, Event { kind: ChangeKind::Created, inode, version, entry_kind, ..Event::at(path) })
 }
 
 /// Links a node that is linked nowhere into the last of `ancestors`, with what lies below it.
@@ -174,11 +200,17 @@ pub(super) fn attach(
     below: Totals,
 ) -> Result<Node, StorageError> {
     let parent = ancestors.last().copied().unwrap_or(Inode::ROOT);
+    let node = link(tables, parent, name, inode, node)?;
+    add_below(tables, ancestors, path, node.kind, below)?;
+    Ok(node)
+}
+
+/// Puts the node and its name; totals are the caller's.
+fn link(tables: &mut Tables, parent: Inode, name: &str, inode: Inode, node: Node) -> Result<Node, StorageError> {
     let node = Node { parent, name: name.to_owned(), since: tables.revision, ..node };
     tables.inodes.put(inode.0, &node)?;
     let link = Link { inode, since: tables.revision, kind: node.kind };
     tables.entries.insert((parent.0, name), link_out(link))?;
-    add_below(tables, ancestors, path, node.kind, below)?;
     Ok(node)
 }
 

@@ -1,7 +1,7 @@
 //! The state machine in memory, driven by commands, read through views.
 
-mod census;
 mod commit;
+mod database;
 mod feed;
 mod membership;
 mod namespace;

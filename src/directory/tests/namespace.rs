@@ -275,3 +275,16 @@ fn a_rejected_request_is_judged_anew_when_it_comes_again() {
     world.mkdir("/a");
     assert!(world.try_apply(make).is_ok());
 }
+
+#[test]
+fn the_deepest_path_is_made_at_once_and_counted() {
+    let mut world = World::new();
+    let deepest = "/n".repeat(PATH_LENGTH_MAX / 2);
+    world.mkdir(&deepest);
+    assert_eq!(world.view().counts().unwrap().directories, 2048);
+    world.mkdir("/n/n/m/l");
+    assert_eq!(world.view().get_entry(&path("/n/n/m"), AsOf::Now).unwrap().path, path("/n/n/m"));
+    assert_eq!(world.delete("/n/n"), 2047 + 2);
+    assert_eq!(world.delete("/n"), 1);
+    assert_eq!(world.view().counts().unwrap().directories, 0);
+}

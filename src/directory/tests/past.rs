@@ -177,3 +177,31 @@ fn a_walk_slower_than_the_past_is_kept_is_told() {
     world.collect();
     assert!(matches!(rejected(world.view().walk_on(&mut walk, 10)), Rejected::TooLongAgo { .. }));
 }
+
+#[test]
+fn names_that_came_and_went_are_seen_at_their_moments_alone() {
+    let mut world = World::new();
+    world.mkdir("/d");
+    let mut seen: Vec<(Revision, Vec<String>)> = Vec::new();
+    for step in 0..12u8 {
+        // One name lives again and again, others once, some stay.
+        let name = ["/d/again", "/d/b", "/d/z"][usize::from(step) % 3].to_owned() + ["", "x"][usize::from(step) / 6];
+        match world.look(&name) {
+            Some(_) => drop(world.delete(&name)),
+            None => drop(world.write(&name, &[step])),
+        }
+        seen.push((world.revision(), world.names("/d", AsOf::Now)));
+        let again = world.write("/d/again", &[step]);
+        seen.push((again.revision, world.names("/d", AsOf::Now)));
+        world.delete("/d/again");
+        seen.push((world.revision(), world.names("/d", AsOf::Now)));
+    }
+    for (revision, names) in &seen {
+        let at = AsOf::Revision(*revision);
+        assert_eq!(&world.names("/d", at), names, "as of {revision}");
+        for name in names {
+            let behind = world.view().list(&path("/d"), at, Some(name), 100).unwrap().items;
+            assert_eq!(behind.len(), names.iter().filter(|other| *other > name).count(), "behind {name}");
+        }
+    }
+}

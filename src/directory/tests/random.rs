@@ -481,7 +481,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_views_agree_with_the_model(ops in proptest::collection::vec(an_op(), 1..100)) {
