@@ -1,12 +1,13 @@
 //! `get`: from the store to this machine.
 
 use std::{
-    fs, io,
+    fs,
     os::unix::fs::PermissionsExt,
     path::{Path as LocalPath, PathBuf},
 };
 
-use futures::{StreamExt, stream};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
 
 use super::{Outcome, Tally};
 use crate::{
@@ -17,8 +18,13 @@ use crate::{
         list::{At, name_below},
         progress::Bar,
     },
-    client::{AsOf, Client, Entry, EntryKind, ReadOptions, WalkOptions},
+    client::{self, AsOf, Client, Entry, EntryKind, Listed, ReadOptions, WalkOptions},
 };
+
+/// A file up to this size is held in memory, with others.
+const SMALL_BYTES_MAX: u64 = 64 << 10;
+/// Listed, fetched and stored together.
+const BATCH_ENTRIES: usize = 512;
 
 #[derive(Debug, clap::Args)]
 pub struct GetArguments {
@@ -75,7 +81,12 @@ pub async fn get(context: &mut Context, arguments: GetArguments) -> Result<()> {
     let bar = context.progress.bytes("get", None);
     let mut tally = Tally::default();
     for (entry, to) in &entries {
-        tree(context, &client, &bar, &mut tally, (entry, to), &arguments).await?;
+        if entry.is_directory() {
+            tree(context, &client, &bar, &mut tally, (entry, to), &arguments).await?;
+        } else {
+            let got = file(&client, entry, to, as_of, arguments.replace(), &Bar::hidden()).await;
+            tally.count(context, &bar, entry.path.as_str(), got.map(|bytes| Outcome::File { bytes }))?;
+        }
     }
     drop(bar);
     tally.finish(context, "got")
@@ -94,20 +105,30 @@ async fn single(
     Tally { files: 1, bytes, ..Tally::default() }.finish(context, "got")
 }
 
-/// One file with its permission bits.
+/// One file, streamed.
 async fn file(client: &Client, entry: &Entry, to: &LocalPath, as_of: AsOf, replace: Replace, bar: &Bar) -> Result<u64> {
-    let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty());
-    if let Some(parent) = parent {
+    let reader = client.read(&entry.path, ReadOptions { as_of, ..ReadOptions::default() }).await?;
+    named(entry, to, reader, replace, bar).await
+}
+
+/// Content with its permission bits, in a folder that is made if there is none.
+async fn named(
+    entry: &Entry,
+    to: &LocalPath,
+    content: impl Stream<Item = Result<Bytes, client::Error>> + Unpin,
+    replace: Replace,
+    bar: &Bar,
+) -> Result<u64> {
+    if let Some(parent) = to.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         fs::create_dir_all(parent).map_err(Error::local_file(parent))?;
     }
-    let reader = client.read(&entry.path, ReadOptions { as_of, ..ReadOptions::default() }).await?;
-    let bytes = download::to_file(reader, to, replace, bar).await?;
+    let bytes = download::to_file(content, to, replace, bar).await?;
     let permissions = fs::Permissions::from_mode(entry.mode & 0o777);
     fs::set_permissions(to, permissions).map_err(Error::local_file(to))?;
     Ok(bytes)
 }
 
-/// A directory with all below it, or a file among others. The walk is read only as fast as files are fetched.
+/// A directory with all below it, or a file among others, a batch of entries at a time.
 async fn tree(
     context: &mut Context,
     client: &Client,
@@ -117,56 +138,74 @@ async fn tree(
     arguments: &GetArguments,
 ) -> Result<()> {
     let as_of = arguments.at.as_of();
-    let walked = if root.is_directory() {
-        client
-            .walk(&root.path, WalkOptions { extents: false, as_of })
-            .await?
-            .map(|listed| listed.map(|l| l.entry))
-            .boxed()
-    } else {
-        stream::iter([Ok(root.clone())]).boxed()
-    };
-    let unseen = Bar::hidden();
-    let mut got = walked
-        .map(|entry| {
-            let unseen = &unseen;
-            async move {
-                let entry = entry?;
-                let local = place(to, &name_below(&root.path, &entry.path));
-                let outcome = one(client, &entry, &local, as_of, arguments.replace(), unseen).await;
-                Ok::<_, Error>((entry, outcome))
-            }
-        })
-        .buffer_unordered(usize::from(arguments.jobs));
-    while let Some(got) = got.next().await {
+    fs::create_dir_all(to).map_err(Error::local_file(to))?;
+    let mut walked = client.walk(&root.path, WalkOptions { extents: true, as_of }).await?.chunks(BATCH_ENTRIES);
+    while let Some(batch) = walked.next().await {
         // A walk that breaks off is the end: what else is there is not known.
-        let (entry, outcome) = got?;
-        tally.count(context, bar, entry.path.as_str(), outcome)?;
+        let batch = batch.into_iter().collect::<Result<Vec<_>, _>>()?;
+        for (entry, outcome) in fetch(client, batch, (root, to), arguments).await {
+            tally.count(context, bar, entry.path.as_str(), outcome)?;
+        }
     }
     Ok(())
+}
+
+/// Small files together in a few calls, large ones by themselves.
+async fn fetch(
+    client: &Client,
+    batch: Vec<Listed>,
+    (root, to): (&Entry, &LocalPath),
+    arguments: &GetArguments,
+) -> Vec<(Entry, Result<Outcome>)> {
+    let (as_of, replace) = (arguments.at.as_of(), arguments.replace());
+    let local = |entry: &Entry| place(to, &name_below(&root.path, &entry.path));
+    let (mut done, mut small, mut large) = (Vec::new(), Vec::new(), Vec::new());
+    for listed in batch {
+        let entry = &listed.entry;
+        match entry.kind {
+            EntryKind::Directory => {
+                let to = local(entry);
+                let made = fs::create_dir_all(&to).map_err(Error::local_file(&to));
+                done.push((listed.entry, made.map(|()| Outcome::Directory)));
+            }
+            EntryKind::Symlink => {
+                let refused = Error::Here("symbolic links are not fetched".to_owned());
+                done.push((listed.entry, Err(refused)));
+            }
+            EntryKind::File if entry.size <= SMALL_BYTES_MAX => small.push(listed),
+            EntryKind::File => large.push(listed.entry),
+        }
+    }
+    let mut read = client.read_many(stream::iter(small));
+    while let Some((entry, content)) = read.next().await {
+        let outcome = match content {
+            Ok(Some(bytes)) => store(&entry, &local(&entry), bytes, replace).await,
+            Ok(None) => {
+                large.push(entry);
+                continue;
+            }
+            Err(error) => Err(error.into()),
+        };
+        done.push((entry, outcome));
+    }
+    let alone = stream::iter(large).map(|entry| async move {
+        let to = place(to, &name_below(&root.path, &entry.path));
+        let fetched = file(client, &entry, &to, as_of, replace, &Bar::hidden()).await;
+        (entry, fetched.map(|bytes| Outcome::File { bytes }))
+    });
+    done.extend(alone.buffer_unordered(usize::from(arguments.jobs)).collect::<Vec<_>>().await);
+    done
+}
+
+/// The content of a small file under its name.
+async fn store(entry: &Entry, to: &LocalPath, content: Bytes, replace: Replace) -> Result<Outcome> {
+    let bytes = named(entry, to, stream::iter([Ok(content)]), replace, &Bar::hidden()).await?;
+    Ok(Outcome::File { bytes })
 }
 
 /// Names of the store have no `/`, `.` or `..`, so nothing leads out of the target.
 fn place(target: &LocalPath, below: &str) -> PathBuf {
     if below.is_empty() { target.to_owned() } else { target.join(below) }
-}
-
-async fn one(
-    client: &Client,
-    entry: &Entry,
-    to: &LocalPath,
-    as_of: AsOf,
-    replace: Replace,
-    bar: &Bar,
-) -> Result<Outcome> {
-    match entry.kind {
-        EntryKind::Directory => match fs::create_dir_all(to) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::local_file(to)(error)),
-            _ => Ok(Outcome::Directory),
-        },
-        EntryKind::File => Ok(Outcome::File { bytes: file(client, entry, to, as_of, replace, bar).await? }),
-        EntryKind::Symlink => Err(Error::Here("symbolic links are not fetched".to_owned())),
-    }
 }
 
 #[cfg(test)]

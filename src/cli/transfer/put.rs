@@ -1,6 +1,7 @@
 //! `put`: from this machine into the store.
 
 use std::{
+    collections::HashMap,
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path as LocalPath, PathBuf},
@@ -15,17 +16,19 @@ use crate::{
         context::Context,
         error::{Error, Result},
         paths,
-        receipt::sentence,
+        progress::Bar,
         source::Source,
         write,
     },
-    client::{AsOf, Client, CreateDirectory, Receipt, WriteOptions},
+    client::{AsOf, Client, CreateDirectory, Receipt, SmallFile, WriteOptions},
     status::{Failure, Reason},
     types::{Path, Precondition, Version},
 };
 
 /// A file up to this size is sent from memory.
 const SMALL_BYTES_MAX: u64 = 256 << 10;
+/// Looked at, read and sent together.
+const BATCH_FILES: usize = 256;
 /// When others write the same file meanwhile, `-f` tries again with what they left.
 const ATTEMPTS: usize = 5;
 
@@ -58,8 +61,11 @@ pub async fn put(context: &mut Context, arguments: PutArguments) -> Result<()> {
     };
     let client = context.client().await?;
     let jobs = plan(context, &client, sources, target, arguments.recursive).await?;
-    if let [Job { from, to, is_directory: false }] = jobs.as_slice() {
-        let receipt = one_file(context, &client, from, to, arguments.force).await?;
+    if let [job @ Job { is_directory: false, .. }] = jobs.as_slice() {
+        let (_, length) = open(&job.from)?;
+        let bar = context.progress.bytes(job.to.as_str(), Some(length));
+        let receipt = one_file(context, &client, job, arguments.force, &bar).await?;
+        drop(bar);
         return write::done(context, "put", &receipt);
     }
     many(context, &client, jobs, &arguments).await
@@ -107,33 +113,33 @@ fn local_name(path: &LocalPath) -> Result<String> {
     name.map(str::to_owned).ok_or_else(|| Error::Usage(format!("{}: a name must be UTF-8", path.display())))
 }
 
-async fn one_file(context: &Context, client: &Client, from: &LocalPath, to: &Path, force: bool) -> Result<Receipt> {
-    let length = fs::metadata(from).map_err(Error::local_file(from))?.len();
-    let bar = context.progress.bytes(to.as_str(), Some(length));
+async fn one_file(context: &Context, client: &Client, job: &Job, force: bool, bar: &Bar) -> Result<Receipt> {
     let mut attempt = 1;
     loop {
-        let if_version = if force { current(client, to).await? } else { Version(0) };
-        let precondition = Precondition { fencing_token: context.lent_token(to), if_version: Some(if_version) };
-        let options = WriteOptions {
-            create_parents: true,
-            create_mode: Some(mode(from)?),
-            ..WriteOptions::replace(precondition)
-        };
-        let (file, length) = open(from)?;
+        let options = options(context, client, job, force).await?;
+        let (file, length) = open(&job.from)?;
         let source = match length {
-            length if length <= SMALL_BYTES_MAX => Source::Bytes(read(file, from)?),
+            length if length <= SMALL_BYTES_MAX => Source::Bytes(read(file, &job.from)?),
             length => Source::File { file, length },
         };
-        match source.send(client, to, options, &bar).await {
+        match source.send(client, &job.to, options, bar).await {
             Err(Error::Failure(failure)) if failure.reason == Reason::VersionMismatch && !force => {
-                return Err(Failure::new(Reason::EntryExists, format!("{to} exists already")).into());
+                return Err(Failure::new(Reason::EntryExists, format!("{} exists already", job.to)).into());
             }
             Err(Error::Failure(failure)) if failure.reason == Reason::VersionMismatch && attempt < ATTEMPTS => {
-                attempt += 1
+                attempt += 1;
             }
             sent => return sent,
         }
     }
+}
+
+/// Based on what is there now with `-f`, else on there being nothing.
+async fn options(context: &Context, client: &Client, job: &Job, force: bool) -> Result<WriteOptions> {
+    let if_version = if force { current(client, &job.to).await? } else { Version(0) };
+    let precondition = Precondition { fencing_token: context.lent_token(&job.to), if_version: Some(if_version) };
+    let create_mode = Some(mode(&job.from)?);
+    Ok(WriteOptions { create_parents: true, create_mode, ..WriteOptions::replace(precondition) })
 }
 
 /// 0 for a file that is not there.
@@ -149,13 +155,13 @@ fn mode(from: &LocalPath) -> Result<u32> {
     Ok(fs::metadata(from).map_err(Error::local_file(from))?.permissions().mode() & 0o777)
 }
 
+/// Looked at before it is opened: opening a named pipe would wait for somebody to write into it.
 fn open(from: &LocalPath) -> Result<(fs::File, u64)> {
-    let file = fs::File::open(from).map_err(Error::local_file(from))?;
-    let metadata = file.metadata().map_err(Error::local_file(from))?;
+    let metadata = fs::metadata(from).map_err(Error::local_file(from))?;
     if !metadata.is_file() {
-        return Err(Error::Here(format!("{} is neither a file nor a directory", from.display())));
+        return Err(Error::Here(format!("{} is not a file", from.display())));
     }
-    Ok((file, metadata.len()))
+    Ok((fs::File::open(from).map_err(Error::local_file(from))?, metadata.len()))
 }
 
 fn read(mut file: fs::File, from: &LocalPath) -> Result<Bytes> {
@@ -164,44 +170,39 @@ fn read(mut file: fs::File, from: &LocalPath) -> Result<Bytes> {
     Ok(Bytes::from(content))
 }
 
-/// Directories as they are met, their files several at a time.
+/// Directories as they are met, their files a batch at a time: of a large tree only the names still to be looked at are
+/// in memory, and the content of one batch.
 async fn many(context: &mut Context, client: &Client, jobs: Vec<Job>, arguments: &PutArguments) -> Result<()> {
     let bar = context.progress.bytes("put", None);
     let mut tally = Tally::default();
-    let mut walk = Walk { pending: jobs };
+    let mut pending = jobs;
     loop {
-        // As many as are done at a time are known at a time: a tree of a million files needs no memory.
-        let mut files = Vec::new();
-        while files.len() < usize::from(arguments.jobs) * 8 {
-            let Some(job) = walk.pending.pop() else { break };
+        let mut batch = Vec::new();
+        while batch.len() < BATCH_FILES {
+            let Some(job) = pending.pop() else { break };
             if !job.is_directory {
-                files.push(job);
+                batch.push(job);
                 continue;
             }
             let name = job.from.display().to_string();
-            let made = directory(client, &mut walk, &job).await;
-            tally.count(context, &bar, &name, made)?;
+            match directory(client, &job).await {
+                Ok(below) => {
+                    tally.count(context, &bar, &name, Ok(Outcome::Directory))?;
+                    for (from, job) in below.into_iter().rev() {
+                        match job {
+                            Ok(job) => pending.push(job),
+                            Err(error) => tally.count(context, &bar, &from.display().to_string(), Err(error))?,
+                        }
+                    }
+                }
+                Err(error) => tally.count(context, &bar, &name, Err(error))?,
+            }
         }
-        if files.is_empty() {
+        if batch.is_empty() {
             break;
         }
-        let shared = &*context;
-        let mut sent = stream::iter(files)
-            .map(|job| async move {
-                let sent = one_file(shared, client, &job.from, &job.to, arguments.force).await;
-                (job.from, sent)
-            })
-            .buffer_unordered(usize::from(arguments.jobs));
-        let mut done = Vec::new();
-        while let Some(sent) = sent.next().await {
-            done.push(sent);
-        }
-        drop(sent);
-        for (from, sent) in done {
-            let outcome = sent.map(|receipt| {
-                tracing::info!("{}", sentence("put", &receipt));
-                Outcome::File { bytes: receipt.size }
-            });
+        for (from, sent) in send(context, client, batch, arguments).await {
+            let outcome = sent.map(|receipt| Outcome::File { bytes: receipt.size });
             tally.count(context, &bar, &from.display().to_string(), outcome)?;
         }
     }
@@ -209,25 +210,75 @@ async fn many(context: &mut Context, client: &Client, jobs: Vec<Job>, arguments:
     tally.finish(context, "put")
 }
 
-/// What is still to be looked at, the next one last.
-struct Walk {
-    pending: Vec<Job>,
+/// Small files together on a few streams, large ones and those that somebody else writes too by themselves.
+async fn send(
+    context: &Context,
+    client: &Client,
+    batch: Vec<Job>,
+    arguments: &PutArguments,
+) -> Vec<(PathBuf, Result<Receipt>)> {
+    let at_once = usize::from(arguments.jobs);
+    let prepared = stream::iter(batch).map(|job| async move {
+        let small = small(context, client, &job, arguments.force).await;
+        (job, small)
+    });
+    let mut prepared = prepared.buffer_unordered(at_once);
+    let (mut done, mut together, mut apart) = (Vec::new(), Vec::new(), Vec::new());
+    let mut sources = HashMap::new();
+    while let Some((job, small)) = prepared.next().await {
+        match small {
+            Ok(Some(file)) => {
+                sources.insert(job.to.clone(), job);
+                together.push(file);
+            }
+            Ok(None) => apart.push(job),
+            Err(error) => done.push((job.from, Err(error))),
+        }
+    }
+    let mut written = client.write_many(stream::iter(together));
+    while let Some((path, receipt)) = written.next().await {
+        let Some(job) = sources.remove(&path) else { continue };
+        match receipt {
+            Err(error) if error.reason() == Reason::VersionMismatch => apart.push(job),
+            receipt => done.push((job.from, receipt.map_err(Error::from))),
+        }
+    }
+    let alone = stream::iter(apart).map(|job| async move {
+        let sent = one_file(context, client, &job, arguments.force, &Bar::hidden()).await;
+        (job.from, sent)
+    });
+    done.extend(alone.buffer_unordered(at_once).collect::<Vec<_>>().await);
+    done
 }
 
-/// Makes the directory and queues what is in it.
-async fn directory(client: &Client, walk: &mut Walk, job: &Job) -> Result<Outcome> {
+/// A file that fits a message, ready to be written; `None` for one that does not.
+async fn small(context: &Context, client: &Client, job: &Job, force: bool) -> Result<Option<SmallFile>> {
+    let (file, length) = open(&job.from)?;
+    if length > SMALL_BYTES_MAX {
+        return Ok(None);
+    }
+    let data = read(file, &job.from)?;
+    let options = options(context, client, job, force).await?;
+    Ok(Some(SmallFile { path: job.to.clone(), options, data }))
+}
+
+/// What is in a directory that was made, in name order, so that two runs do the same.
+async fn directory(client: &Client, job: &Job) -> Result<Vec<(PathBuf, Result<Job>)>> {
     let how = CreateDirectory { parents: true, mode: Some(mode(&job.from)?) };
     client.create_directory(&job.to, how).await?;
     let mut below = Vec::new();
     for entry in fs::read_dir(&job.from).map_err(Error::local_file(&job.from))? {
         let entry = entry.map_err(Error::local_file(&job.from))?;
         let from = entry.path();
-        let to = paths::join(&job.to, &local_name(&from)?)?;
-        let is_directory = entry.file_type().map_err(Error::local_file(&from))?.is_dir();
-        below.push(Job { from, to, is_directory });
+        let found = found(&job.to, &from, &entry);
+        below.push((from, found));
     }
-    // In name order, so that two runs do the same.
-    below.sort_by(|a, b| b.from.cmp(&a.from));
-    walk.pending.extend(below);
-    Ok(Outcome::Directory)
+    below.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(below)
+}
+
+fn found(parent: &Path, from: &LocalPath, entry: &fs::DirEntry) -> Result<Job> {
+    let to = paths::join(parent, &local_name(from)?)?;
+    let is_directory = entry.file_type().map_err(Error::local_file(from))?.is_dir();
+    Ok(Job { from: from.to_owned(), to, is_directory })
 }
