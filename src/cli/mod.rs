@@ -68,7 +68,7 @@ use crate::telemetry::{self, LogFormat};
 pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let parsed = match Arguments::try_parse_from(arguments) {
         Ok(parsed) => parsed,
-        Err(error) if error.use_stderr() => return told(&usage(&error, "dfs-cli")),
+        Err(error) if error.use_stderr() => return told(&usage(&error)),
         // `--help` and `--version`. A reader that has gone has seen enough.
         Err(text) => return text.print().map_or(exit::OK, |()| exit::OK),
     };
@@ -122,11 +122,16 @@ fn told(error: &Error) -> u8 {
 }
 
 /// clap's message in one line, as all of ours are, and where to read on.
-fn usage(error: &clap::Error, program: &str) -> Error {
+fn usage(error: &clap::Error) -> Error {
     let rendered = error.render().to_string();
-    let synopsis = rendered.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or(program);
+    let synopsis = rendered.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or("dfs-cli");
     let command: Vec<&str> = synopsis.split(' ').take_while(|word| !word.starts_with(['[', '<', '-'])).collect();
-    let command = command.join(" ");
+    // In the shell commands have no program before them.
+    let help = match command.as_slice() {
+        ["dfs"] => "instructions".to_owned(),
+        ["dfs", command @ ..] => format!("{} --help", command.join(" ")),
+        command => format!("{} --help", command.join(" ")),
+    };
     let text: Vec<&str> = rendered
         .lines()
         .take_while(|line| !line.starts_with("Usage:"))
@@ -134,7 +139,7 @@ fn usage(error: &clap::Error, program: &str) -> Error {
         .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
         .collect();
     let text = text.join(" ");
-    Error::Usage(format!("{} (see {command} --help)", text.strip_prefix("error: ").unwrap_or(&text)))
+    Error::Usage(format!("{} (see {help})", text.strip_prefix("error: ").unwrap_or(&text)))
 }
 
 #[cfg(test)]
@@ -183,7 +188,7 @@ mod tests {
         ] {
             let error = parsed(line).expect_err(line);
             assert!(error.use_stderr(), "{line}");
-            assert_eq!(usage(&error, "dfs-cli").exit_code(), 2, "{line}");
+            assert_eq!(usage(&error).exit_code(), 2, "{line}");
         }
     }
 
@@ -203,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_usage_error_is_one_line() {
-        let error = usage(&parsed("lock info --nonsense").unwrap_err(), "dfs-cli");
+        let error = usage(&parsed("lock info --nonsense").unwrap_err());
         let line = error.line();
         assert!(line.starts_with("USAGE: unexpected argument '--nonsense' found") && !line.contains('\n'), "{line}");
         assert!(line.ends_with("(see dfs-cli lock info --help)"), "{line}");

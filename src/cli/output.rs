@@ -170,7 +170,10 @@ impl Output {
         }
         // Results that were printed before come before.
         self.out.flush()?;
-        writeln!(self.words, "{}", table::printable(words)).map_err(Error::local("standard error"))
+        let mut lines = words.lines();
+        lines
+            .try_for_each(|line| writeln!(self.words, "{}", table::printable(line)))
+            .map_err(Error::local("standard error"))
     }
 
     /// A failure on stderr: one line, or an object with `-o json`.
@@ -397,6 +400,12 @@ pub mod tests {
         let (out, words) = printed(Format::Json, |output| output.failure(&error));
         let object: serde_json::Value = serde_json::from_str(&words).unwrap();
         assert_eq!((out.as_str(), &object["exitCode"]), ("", &serde_json::json!(2)));
+    }
+
+    #[test]
+    fn words_may_have_lines_and_nothing_else_that_moves_the_cursor() {
+        let (_, words) = printed(Format::Table, |output| output.say("one\ntwo\x1b[2J").unwrap());
+        assert_eq!(words, "one\ntwo\\u{1b}[2J\n");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::settings::When;
 
 const DRAWS_PER_SECOND: u8 = 10;
 const TICK: Duration = Duration::from_millis(200);
+const SHORT_BYTES_MAX: u64 = 4 << 20;
 const BYTES: &str = "{msg}  {bar:30}  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left";
 const BYTES_WITHOUT_END: &str = "{msg}  {bytes}  {bytes_per_sec}  {elapsed}";
 
@@ -31,8 +32,11 @@ impl Progress {
         Self { drawn }
     }
 
-    /// Of one file; the length is not always known.
+    /// Of one file; the length is not always known. A short one is done before a bar is looked at.
     pub fn bytes(self, label: &str, length: Option<u64>) -> Bar {
+        if length.is_some_and(|length| length < SHORT_BYTES_MAX) {
+            return Bar::hidden();
+        }
         self.bar(label, length, if length.is_some() { BYTES } else { BYTES_WITHOUT_END })
     }
 

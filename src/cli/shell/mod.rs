@@ -121,7 +121,7 @@ fn parse(line: &str) -> Result<Asked> {
     match Line::try_parse_from(&words) {
         Ok(line) if line.command.is_for_the_shell() => Ok(Asked::Command(Box::new(line))),
         Ok(_) => Err(Error::Usage("not in the shell; run it as a command of its own".to_owned())),
-        Err(error) if error.use_stderr() => Err(usage(&error, "COMMAND")),
+        Err(error) if error.use_stderr() => Err(usage(&error)),
         Err(error) => Ok(Asked::Text(error.render().to_string())),
     }
 }
@@ -229,6 +229,8 @@ mod tests {
         for line in ["nonsense", "read", "read 'a", "cd a b", "shell", "ls --no-such-flag", "<>"] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
+        assert!(parse("lock info").unwrap_err().line().ends_with("(see lock info --help)"));
+        assert!(parse("nonsense").unwrap_err().line().ends_with("(see instructions)"));
     }
 
     #[test]
