@@ -96,7 +96,16 @@ pub async fn ready(context: &mut Context, arguments: ReadyArguments) -> Result<(
     let deadline = tokio::time::Instant::now() + arguments.wait;
     let waited = format!("not ready after {}", table::age(arguments.wait.as_millis() as u64));
     loop {
-        let cause = match asked_readiness(context).await {
+        // With no time to wait it is asked once, and gets the time that any call has.
+        let asked = asked_readiness(context);
+        let asked = match arguments.wait {
+            Duration::ZERO => asked.await,
+            _ => match tokio::time::timeout_at(deadline, asked).await {
+                Ok(asked) => asked,
+                Err(_) => return Err(Error::Unhealthy(format!("{waited}: no answer"))),
+            },
+        };
+        let cause = match asked {
             Ok(waiting_for) if waiting_for.is_empty() => {
                 return context.output.say("ready: the cluster takes reads and writes");
             }

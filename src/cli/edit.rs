@@ -45,17 +45,32 @@ pub async fn run(context: &mut Context, arguments: Arguments) -> Result<()> {
     let editor = editor()?;
     // Ctrl-C is the editor's, and nothing but its end may throw away what somebody typed into it.
     let _deaf = context.interrupt.deafen();
-    let held = Held::new(acquire(context, &path, Locking::exclusive(arguments.wait)).await?);
-    let saved = edit(context, &held, &path, &editor).await;
-    held.finish(&saved).await;
-    match saved? {
+    let saved = match context.lent_token(&path) {
+        // Whoever lent it holds the lock: waiting for it would be waiting for ourselves.
+        Some(token) => {
+            let lent = Precondition { fencing_token: Some(token), if_version: None };
+            edit(context, &path, &editor, || Ok(lent)).await?
+        }
+        None => {
+            let held = Held::new(acquire(context, &path, Locking::exclusive(arguments.wait)).await?);
+            let saved = edit(context, &path, &editor, || held.precondition()).await;
+            held.finish(&saved).await;
+            saved?
+        }
+    };
+    match saved {
         Some(receipt) => write::done(context, "wrote", &receipt),
         None => context.output.say("nothing was changed"),
     }
 }
 
 /// `None`: the editor left it as it was.
-async fn edit(context: &mut Context, held: &Held, path: &Path, editor: &[String]) -> Result<Option<Receipt>> {
+async fn edit(
+    context: &mut Context,
+    path: &Path,
+    editor: &[String],
+    right: impl FnOnce() -> Result<Precondition>,
+) -> Result<Option<Receipt>> {
     let (content, base) = read(context, path).await?;
     let mut draft = Draft::make(path, content)?;
     open(editor, &draft.file).await?;
@@ -64,7 +79,7 @@ async fn edit(context: &mut Context, held: &Held, path: &Path, editor: &[String]
         return Ok(None);
     }
     let client = context.client().await?;
-    let precondition = Precondition { if_version: Some(base), ..held.precondition()? };
+    let precondition = Precondition { if_version: Some(base), ..right()? };
     let receipt = client.write_bytes(path, WriteOptions::replace(precondition), Bytes::from(edited)).await?;
     draft.saved = true;
     Ok(Some(receipt))

@@ -97,6 +97,15 @@ impl Held {
 }
 
 impl Held {
+    /// Ends when the lease is lost and no write has begun under it.
+    async fn lost_unused(&self) -> Error {
+        let lost = self.guard.session().lost().await;
+        if self.used.load(Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
+        Error::LeaseLost(format!("the lease on {} was lost: {}", self.guard.path(), lost.failure().message))
+    }
+
     /// Gives the lock back, cleanly only when no write can be under way any more.
     ///
     /// A clean release does not fence the holder. So after a write whose end is unknown the lease must run out instead:
@@ -112,7 +121,8 @@ impl Held {
     }
 }
 
-/// Runs `work` while the lock is held. It ends early when the lease is lost or the command is interrupted.
+/// Runs `work` while the lock is held. It ends early when the command is interrupted, and when the lease is lost before a
+/// write has begun: from then on it is for the Directory to say whether the write counts, and its answer is waited for.
 pub async fn under_lock<T>(
     context: &mut Context,
     path: &Path,
@@ -124,9 +134,7 @@ pub async fn under_lock<T>(
     let _hold = interrupt.hold();
     let done = tokio::select! {
         done = work(context, &held) => done,
-        lost = held.guard.session().lost() => {
-            Err(Error::LeaseLost(format!("the lease on {path} was lost: {}", lost.failure().message)))
-        }
+        lost = held.lost_unused() => Err(lost),
         interrupted = interrupt.raised() => Err(interrupted),
     };
     held.finish(&done).await;

@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use crate::common::cli::{end_of, start_world};
+use crate::common::{
+    cli::{World, end_of, start_world},
+    wait_until,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_runs_under_a_lock_that_is_lent_to_it() {
@@ -72,4 +75,36 @@ async fn who_gives_up_waiting_leaves_the_line_at_once() {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("a signal");
     assert_eq!(end_of(waiting).await.code, 130);
     assert_eq!(world.json(&["lock", "info", "/f"]).await["waiterCount"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_is_ended_when_its_lease_is_lost() {
+    let world = start_world().await;
+    let command = [
+        "lock",
+        "run",
+        "--ttl",
+        "1s",
+        "/f",
+        "--",
+        "sh",
+        "-c",
+        "trap 'echo told; exit 3' TERM; while :; do sleep 0.05; done",
+    ];
+    let running = world.command(&command).spawn().expect("dfs-cli");
+    wait_until("the lock", || async { world.lock.view("/f").await.holder_count == 1 }).await;
+    let World { lock, cluster: _cluster, .. } = world;
+    lock.stop().await;
+    let ended = end_of(running).await;
+    assert_eq!((ended.code, ended.out.as_str()), (5, "told\n"), "{ended:?}");
+    assert!(ended.words.contains("dfs-cli: SESSION_EXPIRED: the lease on /f was lost"), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_editor_works_under_a_lock_that_is_lent_to_it() {
+    let world = start_world().await;
+    world.done(&["write", "/f", "--text", "one"]).await;
+    let edit = format!("EDITOR='sed -i s/one/two/' '{}' edit /f --wait 0s", env!("CARGO_BIN_EXE_dfs-cli"));
+    world.done(&["lock", "run", "/f", "--", "sh", "-c", &edit]).await;
+    assert_eq!(world.done(&["read", "/f"]).await, "two");
 }
