@@ -8,7 +8,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -261,6 +264,12 @@ impl LockGuard {
     }
 }
 
+/// The answer `gone` to a second try says that there is nothing left to give back: the first took effect and its answer was
+/// lost, or the lease ended meanwhile. Either way the caller has what it asked for.
+fn done_by_an_earlier_try(result: Result<(), Error>, tries: u32, gone: Reason) -> Result<(), Error> {
+    result.or_else(|error| if tries > 1 && error.reason() == gone { Ok(()) } else { Err(error) })
+}
+
 impl Client {
     /// Opens a session and keeps it alive until it is closed or dropped.
     pub async fn open_session(&self, options: SessionOptions) -> Result<Session, Error> {
@@ -285,8 +294,13 @@ impl Client {
     /// Ends any session, such as one that another process opened, and releases its locks cleanly.
     pub async fn close_session(&self, session: SessionId) -> Result<(), Error> {
         let request = pb::CloseSessionRequest { session_id: session.to_string() };
-        let call = |channel, request| async move { lock_client(channel).close_session(request).await };
-        self.lock("close the session", request, call).await.map(drop)
+        let tries = AtomicU32::new(0);
+        let call = |channel, request| {
+            tries.fetch_add(1, Ordering::Relaxed);
+            async move { lock_client(channel).close_session(request).await }
+        };
+        let closed = self.lock("close the session", request, call).await.map(drop);
+        done_by_an_earlier_try(closed, tries.into_inner(), Reason::SessionNotFound)
     }
 
     /// Releases what a session has on a path, its place in the queue included. `None`: whatever the grant's token is.
@@ -301,8 +315,13 @@ impl Client {
             path: path.to_string(),
             fencing_token: token.unwrap_or_default().0,
         };
-        let call = |channel, request| async move { lock_client(channel).release_lock(request).await };
-        self.lock("release the lock", request, call).await.map(drop)
+        let tries = AtomicU32::new(0);
+        let call = |channel, request| {
+            tries.fetch_add(1, Ordering::Relaxed);
+            async move { lock_client(channel).release_lock(request).await }
+        };
+        let released = self.lock("release the lock", request, call).await.map(drop);
+        done_by_an_earlier_try(released, tries.into_inner(), Reason::NotLockHolder)
     }
 
     /// Who holds the lock on a path, and who waits for it.
@@ -402,4 +421,19 @@ async fn renew(client: &Client, id: SessionId, ttl: Duration, lease: &watch::Sen
         service.endpoints.failed(&address, leader, &service.known);
     }
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_try_may_have_given_back_is_given_back() {
+        let gone = || Err(Error::new(Reason::NotLockHolder, "nobody holds it"));
+        assert!(done_by_an_earlier_try(gone(), 2, Reason::NotLockHolder).is_ok());
+        let never_held = done_by_an_earlier_try(gone(), 1, Reason::NotLockHolder);
+        assert_eq!(never_held.map_err(|error| error.reason()), Err(Reason::NotLockHolder));
+        let other = done_by_an_earlier_try(gone(), 2, Reason::SessionNotFound);
+        assert_eq!(other.map_err(|error| error.reason()), Err(Reason::NotLockHolder));
+    }
 }
