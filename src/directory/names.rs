@@ -130,16 +130,18 @@ impl Names {
     }
 }
 
+type Child = Result<(String, Link), StorageError>;
+
 /// The children of a directory, in byte order of their names.
 pub(super) struct Children<'n> {
     /// Those that are still there.
-    present: Peekable<Box<dyn Iterator<Item = Result<(String, Link), StorageError>>>>,
+    present: Peekable<Box<dyn Iterator<Item = Child>>>,
     /// Those that are not.
     ended: Option<Ended<'n>>,
 }
 
 impl Iterator for Children<'_> {
-    type Item = Result<(String, Link), StorageError>;
+    type Item = Child;
 
     fn next(&mut self) -> Option<Self::Item> {
         let bound = match self.present.peek() {

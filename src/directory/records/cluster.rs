@@ -1,0 +1,167 @@
+//! The cluster's records: counters, settings, groups, servers.
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::{
+    cluster::Group,
+    directory::{
+        command::{Registration, ServerKind, Settings},
+        model::{Cluster, ServerRecord, State},
+    },
+    pb::storage::directory as disk,
+    types::{ClusterId, Epoch, GroupId, Inode, Revision, ServerId, StoreId, Timestamp},
+};
+
+use super::{Damage, Read, Record, id, parse, text, uuid};
+
+impl Record<&str> for State {
+    fn encode(&self) -> Vec<u8> {
+        disk::State {
+            revision: self.revision.0,
+            time: self.time.0,
+            newest_inode: self.newest_inode.0,
+            map_version: self.map_version,
+            horizon: self.horizon.0,
+            horizon_time: self.horizon_time.0,
+            fence_floor: self.fence_floor,
+            blob_count: self.blob_count,
+            garbage_blob_count: self.garbage_blob_count,
+        }
+        .encode_to_vec()
+    }
+
+    fn decode(_: &str, bytes: &[u8]) -> Read<Self> {
+        let state: disk::State = parse(bytes)?;
+        Ok(Self {
+            revision: Revision(state.revision),
+            time: Timestamp(state.time),
+            newest_inode: Inode(state.newest_inode),
+            map_version: state.map_version,
+            horizon: Revision(state.horizon),
+            horizon_time: Timestamp(state.horizon_time),
+            fence_floor: state.fence_floor,
+            blob_count: state.blob_count,
+            garbage_blob_count: state.garbage_blob_count,
+        })
+    }
+}
+
+impl Record<&str> for Cluster {
+    fn encode(&self) -> Vec<u8> {
+        let settings = &self.settings;
+        disk::Cluster {
+            cluster_id: id(self.cluster.as_bytes()),
+            lock_key: Bytes::copy_from_slice(&self.lock_key),
+            settings: Some(disk::Settings {
+                group_count: settings.group_count,
+                copies: settings.copies,
+                min_in_sync: settings.min_in_sync,
+                initial_fileservers: settings.initial_fileservers,
+                keep_versions: settings.keep_versions,
+                keep_for_ms: settings.keep_for_ms,
+                garbage_grace_ms: settings.garbage_grace_ms,
+            }),
+        }
+        .encode_to_vec()
+    }
+
+    fn decode(_: &str, bytes: &[u8]) -> Read<Self> {
+        let cluster: disk::Cluster = parse(bytes)?;
+        let settings = cluster.settings.ok_or(Damage("no settings"))?;
+        Ok(Self {
+            cluster: uuid(&cluster.cluster_id, ClusterId::from_bytes)?,
+            lock_key: (&*cluster.lock_key).try_into().map_err(|_| Damage("the key is not 32 bytes"))?,
+            settings: Settings {
+                group_count: settings.group_count,
+                copies: settings.copies,
+                min_in_sync: settings.min_in_sync,
+                initial_fileservers: settings.initial_fileservers,
+                keep_versions: settings.keep_versions,
+                keep_for_ms: settings.keep_for_ms,
+                garbage_grace_ms: settings.garbage_grace_ms,
+            },
+        })
+    }
+}
+
+fn servers(ids: &[String]) -> Read<Vec<ServerId>> {
+    ids.iter().map(|id| text(id, "a server id is malformed")).collect()
+}
+
+impl Record<u32> for Group {
+    fn encode(&self) -> Vec<u8> {
+        let names = |ids: &[ServerId]| ids.iter().map(ServerId::to_string).collect();
+        disk::Group {
+            epoch: self.epoch.0,
+            members: names(&self.members),
+            in_sync: names(&self.in_sync),
+            primary: self.primary.as_ref().map(ServerId::to_string).unwrap_or_default(),
+        }
+        .encode_to_vec()
+    }
+
+    fn decode(group: u32, bytes: &[u8]) -> Read<Self> {
+        let config: disk::Group = parse(bytes)?;
+        let primary = match config.primary.as_str() {
+            "" => None,
+            primary => Some(text(primary, "a server id is malformed")?),
+        };
+        Ok(Self {
+            group: GroupId(group),
+            epoch: Epoch(config.epoch),
+            members: servers(&config.members)?,
+            in_sync: servers(&config.in_sync)?,
+            primary,
+        })
+    }
+}
+
+/// How a kind of server is written in keys.
+pub(in crate::directory) fn server_kind_out(kind: ServerKind) -> u8 {
+    match kind {
+        ServerKind::Directory => 1,
+        ServerKind::Lock => 2,
+        ServerKind::FileServer => 3,
+    }
+}
+
+fn server_kind_in(kind: u8) -> Read<ServerKind> {
+    match kind {
+        1 => Ok(ServerKind::Directory),
+        2 => Ok(ServerKind::Lock),
+        3 => Ok(ServerKind::FileServer),
+        _ => Err(Damage("a server has no kind")),
+    }
+}
+
+impl Record<(u8, &str)> for ServerRecord {
+    fn encode(&self) -> Vec<u8> {
+        let registration = &self.registration;
+        disk::Server {
+            store_id: id(registration.store.as_bytes()),
+            address: registration.address.clone(),
+            external_address: registration.external_address.clone(),
+            zone: registration.zone.clone(),
+            software_version: registration.software_version.clone(),
+            down: self.down,
+        }
+        .encode_to_vec()
+    }
+
+    fn decode((kind, server): (u8, &str), bytes: &[u8]) -> Read<Self> {
+        let record: disk::Server = parse(bytes)?;
+        Ok(Self {
+            registration: Registration {
+                kind: server_kind_in(kind)?,
+                server: text(server, "a server id is malformed")?,
+                store: uuid(&record.store_id, StoreId::from_bytes)?,
+                address: record.address,
+                external_address: record.external_address,
+                zone: record.zone,
+                software_version: record.software_version,
+            },
+            down: record.down,
+        })
+    }
+}
