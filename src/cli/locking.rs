@@ -156,7 +156,7 @@ fn is_final(error: &Error) -> bool {
 /// Who asks, for administrators and for those who wait.
 pub fn client_name() -> String {
     let named = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok().filter(|name| !name.is_empty());
-    let user = named.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
+    let user = named.unwrap_or_else(|| format!("uid-{}", rustix::process::getuid().as_raw()));
     let host = rustix::system::uname();
     format!("{user}@{} dfs-cli {}", host.nodename().to_string_lossy(), std::process::id())
 }

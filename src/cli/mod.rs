@@ -12,6 +12,7 @@ mod interrupt;
 mod settings;
 
 mod output;
+mod palette;
 mod progress;
 mod receipt;
 mod table;

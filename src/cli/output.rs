@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::{
     error::{Error, Result},
+    palette::Palette,
     settings::When,
     table::{self, Column, Table},
 };
@@ -249,43 +250,6 @@ impl<R: Row> Rows<'_, R> {
     }
 }
 
-/// Colours, or none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Palette {
-    out: bool,
-    words: bool,
-}
-
-impl Palette {
-    fn for_streams(when: When, out_is_terminal: bool, words_is_terminal: bool) -> Self {
-        match when {
-            When::Auto => Self { out: out_is_terminal, words: words_is_terminal },
-            When::Always => Self { out: true, words: true },
-            When::Never => Self { out: false, words: false },
-        }
-    }
-
-    fn paint(on: bool, code: &str, text: &str) -> String {
-        if on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
-
-    fn failure(self, text: &str) -> String {
-        Self::paint(self.words, "31", text)
-    }
-
-    pub fn good(self, text: &str) -> String {
-        Self::paint(self.out, "32", text)
-    }
-
-    pub fn warning(self, text: &str) -> String {
-        Self::paint(self.out, "33", text)
-    }
-
-    pub fn bad(self, text: &str) -> String {
-        Self::paint(self.out, "31", text)
-    }
-}
-
 /// Milliseconds since the Unix epoch, as RFC 3339 in JSON; `null` for 0, which is none.
 pub fn as_rfc3339<S: Serializer>(millis: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     match table::rfc3339(*millis) {
@@ -333,7 +297,7 @@ pub mod tests {
             quiet: false,
             out: BufWriter::new(Box::new(out.clone())),
             words: Box::new(words.clone()),
-            palette: Palette { out: false, words: false },
+            palette: Palette::for_streams(When::Never, false, false),
         };
         print(&mut output);
         drop(output);
@@ -416,12 +380,5 @@ pub mod tests {
         let (out, words) = printed(Format::Jsonl, |output| output.done(&ant, "ant", "saw an ant").unwrap());
         assert!(out.starts_with("{\"commonName\"") && words.is_empty());
         assert_eq!(printed(Format::Name, |output| output.done(&ant, "ant", "").unwrap()).0, "ant\n");
-    }
-
-    #[test]
-    fn there_is_no_colour_off_a_terminal() {
-        assert_eq!(Palette::for_streams(When::Auto, false, true).good("OK"), "OK");
-        assert_eq!(Palette::for_streams(When::Auto, true, false).good("OK"), "\x1b[32mOK\x1b[0m");
-        assert_eq!(Palette::for_streams(When::Never, true, true).bad("ERROR"), "ERROR");
     }
 }
