@@ -505,3 +505,44 @@ fn an_inode_is_never_given_twice() {
     world.collect();
     assert_eq!(world.write("/f", b"x").inode, Inode(first.0 + 1));
 }
+
+#[test]
+fn what_is_rejected_for_its_version_raises_no_fence() {
+    let mut world = World::new();
+    world.write("/f", b"x");
+    world.write("/g", b"y");
+    let (f, g) = (path("/f"), path("/g"));
+    let wrong = |at: &Path| both(token(at, 9), 7);
+    let none = Precondition::default();
+    let commit = world.a_replace("/f", b"z", wrong(&f));
+    let write_ids = [(); 4].map(|()| world.write_id());
+    let [a, b, c, d] = write_ids;
+    let (replace, version) = (true, Version(1));
+    let commands = [
+        world.command(commit),
+        Command::DeleteEntry { write_id: a, path: f.clone(), force: false, precondition: wrong(&f) },
+        Command::RestoreVersion { write_id: b, path: f.clone(), version, precondition: wrong(&f) },
+        Command::CopyEntry {
+            write_id: c,
+            from: g.clone(),
+            from_version: None,
+            to: f.clone(),
+            replace,
+            to_precondition: wrong(&f),
+        },
+        Command::MoveEntry {
+            write_id: d,
+            from: g,
+            to: f.clone(),
+            replace,
+            from_precondition: none,
+            to_precondition: wrong(&f),
+        },
+    ];
+    for command in commands {
+        let mismatch = Rejected::VersionMismatch { path: f.clone(), expected: Version(7), current: Version(1) };
+        assert_eq!(world.try_apply(command), Err(mismatch));
+    }
+    let commit = world.a_replace("/f", b"z", with_token(token(&f, 1)));
+    assert!(world.try_commit(commit).is_ok(), "the older token is still good");
+}

@@ -70,6 +70,10 @@ fn if_version(version: u64) -> Precondition {
     Precondition { fencing_token: None, if_version: Some(Version(version)) }
 }
 
+fn both(token: FencingToken, version: u64) -> Precondition {
+    Precondition { fencing_token: Some(token), if_version: Some(Version(version)) }
+}
+
 fn a_registration(id: &str, store: u128) -> Registration {
     Registration {
         kind: ServerKind::FileServer,

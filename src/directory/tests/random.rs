@@ -49,6 +49,8 @@ enum Proof {
     RightVersion,
     Version(u64),
     Token(u64),
+    /// A token, and a version that may be wrong.
+    Both(u64, u64),
 }
 
 const PATHS: [&str; 12] =
@@ -66,6 +68,7 @@ fn a_proof() -> impl Strategy<Value = Proof> {
         6 => Just(Proof::RightVersion),
         1 => (0..4u64).prop_map(Proof::Version),
         2 => (1..6u64).prop_map(Proof::Token),
+        2 => (1..6u64, 0..4u64).prop_map(|(counter, version)| Proof::Both(counter, version)),
     ]
 }
 
@@ -204,6 +207,7 @@ impl Run {
             Proof::RightVersion => if_version(version),
             Proof::Version(version) => if_version(version),
             Proof::Token(counter) => with_token(token(at, counter)),
+            Proof::Both(counter, version) => both(token(at, counter), version),
         }
     }
 
