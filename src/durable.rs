@@ -168,15 +168,26 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 
 /// Makes a folder with its parents, durably; there may be one already.
 pub fn create_dir(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
     let parent = parent_of(path);
+    if path.is_dir() {
+        // It may have been made just before a crash, and its name not be durable yet.
+        return match sync_dir(parent) {
+            // A parent that this process may not read or that takes no writes: the folder is no work of ours.
+            Err(error) if is_not_ours(&error) => Ok(()),
+            synced => synced,
+        };
+    }
     create_dir(parent)?;
     match fs::create_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !path.is_dir() => Err(error),
         _ => sync_dir(parent),
     }
+}
+
+fn is_not_ours(error: &io::Error) -> bool {
+    // A file system that is never written, as that of an image, knows no sync of folders.
+    let kinds = [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::InvalidInput];
+    kinds.contains(&error.kind())
 }
 
 /// Puts `bytes` under the name `path`: after a crash there is the old content or the new, whole.
