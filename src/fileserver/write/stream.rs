@@ -156,16 +156,17 @@ impl Writes {
 
     async fn data(&mut self, write_id: WriteId, data: pb::WriteData) -> Result<(), Failure> {
         let length = data.data.len();
-        if length > CHUNK_LENGTH_MAX {
-            self.last(write_id, Frame::GivenUp(Error::FrameTooLong { length })).await?;
-            // More of the write may follow the frame that was too long.
-            self.open.insert(write_id, None);
-            return Ok(());
-        }
         if !self.open.contains_key(&write_id) {
             self.check_open_count()?;
             self.open.insert(write_id, None);
             answer(&self.answers, write_id, Err(Error::NotBegun.into())).await;
+        }
+        if length > CHUNK_LENGTH_MAX {
+            // More of the write may follow the frame that was too long.
+            if let Some(frames) = self.open.insert(write_id, None).flatten() {
+                let _failed = frames.send(Frame::GivenUp(Error::FrameTooLong { length })).await;
+            }
+            return Ok(());
         }
         let Some(Some(frames)) = self.open.get(&write_id) else { return Ok(()) };
         let memory = self.node.budget.for_write(length).await;
