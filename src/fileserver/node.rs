@@ -5,7 +5,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Semaphore;
@@ -16,6 +16,7 @@ use super::{
     directory_link::DirectoryLink,
     error::Error,
     in_flight::InFlight,
+    locked,
     map::Map,
     merge::Merges,
     replica::{Replica, SourceId},
@@ -105,10 +106,21 @@ impl Node {
         }
     }
 
-    /// Throws a blob away if it is not whole.
-    pub async fn discard_unfinished(&self, blob: BlobId) {
-        if self.store.blob(blob).is_some_and(|record| !record.sealed) {
-            self.discard(blob).await;
+    /// What brought blobs to this server has ended: what it left unfinished goes.
+    ///
+    /// The holds stay locked until it is gone, so that none of it is a newer source's beginning of the same blob.
+    pub fn close_source(&self, source: SourceId) {
+        let mut replica = locked(&self.replica);
+        for blob in replica.close(source, Instant::now()) {
+            self.store.discard_open(blob);
+        }
+    }
+
+    /// A blob is not taken from this source: what has arrived of it goes, unless it is whole or about to be.
+    pub fn refuse_blob(&self, source: SourceId, blob: BlobId) {
+        let mut replica = locked(&self.replica);
+        if replica.refuse(source, blob) {
+            self.store.discard_open(blob);
         }
     }
 

@@ -85,7 +85,8 @@ async fn publish(node: &Node, staged: &Staged, owner: &pb::BlobOwner) -> Result<
     tell_members(node, staged, &Request::Publish(publish)).await;
     if node.store.blob(staged.blob).is_some_and(|record| !record.sealed) {
         // Committed, and only a part of it here: this server is out of sync, and fetches it whole.
-        return Ok(node.store.discard(staged.blob).await?);
+        node.store.discard_open(staged.blob);
+        return Ok(());
     }
     Ok(node.store.publish(staged.blob, Inode(owner.inode), Version(owner.version)).await?)
 }

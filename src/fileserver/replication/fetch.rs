@@ -29,16 +29,7 @@ struct Incoming {
 
 impl Drop for Fetcher {
     fn drop(&mut self) {
-        let unfinished = locked(&self.node.replica).close(self.source, std::time::Instant::now());
-        if unfinished.is_empty() {
-            return;
-        }
-        let node = self.node.clone();
-        self.node.tasks.spawn(async move {
-            for blob in unfinished {
-                node.discard_unfinished(blob).await;
-            }
-        });
+        self.node.close_source(self.source);
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
         locked,
         node::Node,
         replica::{SourceId, Stored, Verdict},
+        store::BlobRecord,
     },
     pb::{self, replicate_request::Message as Request, replicate_response::Message as Answer},
     status::{Failure, Reason},
@@ -137,16 +138,7 @@ struct Receiver {
 impl Drop for Receiver {
     /// Also when the task is dropped at a shutdown: nothing stays claimed by a stream that is gone.
     fn drop(&mut self) {
-        let unfinished = locked(&self.node.replica).close(self.source, std::time::Instant::now());
-        if unfinished.is_empty() {
-            return;
-        }
-        let node = self.node.clone();
-        self.node.tasks.spawn(async move {
-            for blob in unfinished {
-                node.discard_unfinished(blob).await;
-            }
-        });
+        self.node.close_source(self.source);
     }
 }
 
@@ -207,8 +199,7 @@ impl Receiver {
         let write_id = convert::write_id("begin.write_id", &begin.write_id).map_err(Error::Refused)?;
         let group_id = GroupId(begin.group);
         let view = self.node.map.now();
-        let whole = self.node.store.blob(blob).is_some_and(|record| record.sealed);
-        let stored = if whole { Stored::Whole } else { Stored::Part };
+        let stored = stored(self.node.store.blob(blob).as_ref());
         let verdict = locked(&self.node.replica).begin(
             self.source,
             &self.primary,
@@ -250,10 +241,7 @@ impl Receiver {
                     Answer::Durable(pb::BlobDurable { blob: blob.to_string() })
                 }
                 Err(error) => {
-                    let unfinished = locked(&node.replica).refuse(source, blob);
-                    if unfinished {
-                        node.discard_unfinished(blob).await;
-                    }
+                    node.refuse_blob(source, blob);
                     refusal(blob, error.into())
                 }
             };
@@ -263,15 +251,17 @@ impl Receiver {
         Ok(())
     }
 
-    /// A blob that is not whole here is of no use: this server is not in sync, and will fetch it.
+    /// A blob that is not whole here is of no use: this server is not in sync, and will fetch it. One that is just being
+    /// made durable stays; settling finds out what it belongs to.
     async fn publish(&self, blob: BlobId, inode: Inode, version: Version) {
-        locked(&self.node.replica).forget(blob);
-        let published = match self.node.store.blob(blob) {
-            None => return,
-            Some(record) if record.sealed => self.node.store.publish(blob, inode, version).await,
-            Some(_) => self.node.store.discard(blob).await,
-        };
-        if let Err(error) = published {
+        {
+            let mut replica = locked(&self.node.replica);
+            replica.forget(blob);
+            if self.node.store.blob(blob).is_none_or(|record| !record.sealed) {
+                return self.node.store.discard_open(blob);
+            }
+        }
+        if let Err(error) = self.node.store.publish(blob, inode, version).await {
             tracing::warn!(%blob, %inode, %version, %error, "cannot record what version a blob belongs to");
         }
     }
@@ -281,11 +271,16 @@ impl Receiver {
     }
 
     async fn refuse(&self, blob: BlobId, error: Error) -> Result<(), Failure> {
-        let unfinished = locked(&self.node.replica).refuse(self.source, blob);
-        if unfinished {
-            self.node.discard_unfinished(blob).await;
-        }
+        self.node.refuse_blob(self.source, blob);
         say(&self.answers, refusal(blob, error)).await
+    }
+}
+
+/// A damaged copy is no copy: it is asked for again, and replaced.
+fn stored(record: Option<&BlobRecord>) -> Stored {
+    match record {
+        Some(record) if record.sealed && !record.damaged => Stored::Whole,
+        _ => Stored::Part,
     }
 }
 
@@ -293,4 +288,29 @@ fn refusal(blob: BlobId, error: Error) -> Answer {
     let failure = Failure::from(error);
     tracing::debug!(%blob, %failure, "blob refused");
     Answer::Refused(pb::BlobRefused { blob: blob.to_string(), error: Some(failure.into()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::WriteId;
+
+    #[test]
+    fn only_an_undamaged_sealed_copy_counts_as_whole() {
+        let record = |sealed, damaged| BlobRecord {
+            group: GroupId(3),
+            blob: BlobId::from_bytes([9; 16]),
+            write_id: WriteId::from_bytes([8; 16]),
+            length: 10,
+            checksum: 0,
+            sealed,
+            damaged,
+            published: None,
+            chunk_count: 1,
+        };
+        assert_eq!(stored(None), Stored::Part);
+        assert_eq!(stored(Some(&record(false, false))), Stored::Part);
+        assert_eq!(stored(Some(&record(true, false))), Stored::Whole);
+        assert_eq!(stored(Some(&record(true, true))), Stored::Part);
+    }
 }

@@ -211,6 +211,16 @@ impl Store {
         self.ask(|answer| Work::Discard { blob, answer }).await
     }
 
+    /// Drops what has arrived of a blob, unless its seal was asked for: then it may be whole and acknowledged at any moment,
+    /// and stays. So does a sealed copy that was to be replaced. At once and without a record, for a restart forgets
+    /// what is not sealed by itself.
+    pub fn discard_open(&self, blob: BlobId) {
+        let mut index = self.0.shared.index();
+        if index.open.get(&blob).is_some_and(|open| !open.sealing) {
+            index.drop_open(blob);
+        }
+    }
+
     /// Deletes blobs, published or not; unknown ones are fine. Durable on return.
     pub async fn delete(&self, blobs: Vec<BlobId>) -> Result<(), StoreError> {
         self.ask(|answer| Work::Delete { blobs, answer }).await

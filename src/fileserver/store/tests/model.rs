@@ -31,6 +31,9 @@ enum Step {
     Discard {
         blob: u128,
     },
+    DiscardOpen {
+        blob: u128,
+    },
     Delete {
         blobs: Vec<u128>,
     },
@@ -52,6 +55,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => (blob.clone(), chunks).prop_map(|(blob, chunks)| Step::Leave { blob, chunks }),
         3 => blob.clone().prop_map(|blob| Step::Publish { blob }),
         2 => blob.clone().prop_map(|blob| Step::Discard { blob }),
+        2 => blob.clone().prop_map(|blob| Step::DiscardOpen { blob }),
         3 => prop::collection::vec(blob, 1..4).prop_map(|blobs| Step::Delete { blobs }),
         2 => Just(Step::Compact),
         2 => Just(Step::Checkpoint),
@@ -108,6 +112,10 @@ async fn play(steps: Vec<Step>) {
                     // A deletion of nothing waits for the sync that makes the discard certain.
                     fixture.store.delete(vec![]).await.unwrap();
                 }
+            }
+            Step::DiscardOpen { blob } => {
+                fixture.store.discard_open(id(blob));
+                assert_eq!(fixture.store.blob(id(blob)).is_some(), model.contains_key(&blob));
             }
             Step::Delete { blobs } => {
                 fixture.store.delete(blobs.iter().copied().map(id).collect()).await.unwrap();

@@ -182,3 +182,41 @@ async fn a_publication_in_the_same_batch_protects_from_discarding() {
     assert!(matches!(discard.await, Err(StoreError::Published(_))));
     expect_content(store, id(1), 10).await;
 }
+
+#[tokio::test]
+async fn what_is_not_being_sealed_can_be_dropped_and_begun_anew() {
+    let fixture = Fixture::new();
+    let (length, checksum) = stage(&fixture.store, id(1), &[500, 500]).await.unwrap();
+    fixture.store.discard_open(id(1));
+    fixture.store.discard_open(id(1));
+    assert_eq!(fixture.store.blob(id(1)), None);
+    assert!(matches!(fixture.store.seal(id(1), length, checksum).await, Err(StoreError::NoSuchBlob(_))));
+    put(&fixture.store, id(1), &[700]).await.unwrap();
+    fixture.store.discard_open(id(1));
+    let (fixture, _) = fixture.reopen().await;
+    expect_content(&fixture.store, id(1), 700).await;
+}
+
+#[tokio::test]
+async fn a_blob_whose_seal_is_on_its_way_to_the_disk_is_not_dropped() {
+    let fixture = Fixture::new();
+    let store = fixture.store.clone();
+    let (length, checksum) = stage(&store, id(1), &[500]).await.unwrap();
+    let mut seal = std::pin::pin!(store.seal(id(1), length, checksum));
+    {
+        let _slow = fixture.disk.syncing.lock().unwrap();
+        let mut nobody = Context::from_waker(Waker::noop());
+        let before = fixture.disk.syncs.load(Ordering::SeqCst);
+        assert!(seal.as_mut().poll(&mut nobody).is_pending());
+        while fixture.disk.syncs.load(Ordering::SeqCst) == before {
+            std::thread::yield_now();
+        }
+        // As far as anyone can see it is unfinished; the next moment it will be acknowledged.
+        assert!(!store.blob(id(1)).unwrap().sealed);
+        store.discard_open(id(1));
+    }
+    seal.await.unwrap();
+    expect_content(&store, id(1), 500).await;
+    let (fixture, _) = fixture.reopen().await;
+    expect_content(&fixture.store, id(1), 500).await;
+}
