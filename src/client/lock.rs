@@ -10,7 +10,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -22,6 +22,7 @@ use futures::{
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
+use tonic::Status;
 
 use super::{
     Client, Error, LockInfo, QueuePosition,
@@ -33,7 +34,7 @@ use super::{
 };
 use crate::{
     pb::{self, acquire_lock_response::Event},
-    status::Reason,
+    status::{Reason, Retry},
     types::{FencingToken, LockMode, Path, Precondition, SessionId, Timestamp, Version},
 };
 
@@ -152,7 +153,8 @@ impl Session {
                 tracing::debug!(%path, %error, ?delay, "queueing again");
                 tokio::time::sleep(delay).await;
             };
-            if !queued || error.is_answer() {
+            // A server that stops says so; the place is still there when it, or another, serves again.
+            if !queued || matches!(error.reason().retry(), Retry::Never | Retry::Redo) {
                 return Err(error);
             }
         }
@@ -264,25 +266,48 @@ impl LockGuard {
     }
 }
 
-/// The answer `gone` to a second try says that there is nothing left to give back: the first took effect and its answer was
-/// lost, or the lease ended meanwhile. Either way the caller has what it asked for.
-fn done_by_an_earlier_try(result: Result<(), Error>, tries: u32, gone: Reason) -> Result<(), Error> {
-    result.or_else(|error| if tries > 1 && error.reason() == gone { Ok(()) } else { Err(error) })
+/// Tries of a call that nobody of ours has answered: they may have been carried out.
+#[derive(Debug, Default)]
+struct Unanswered(AtomicU32);
+
+impl Unanswered {
+    /// One try; it stays counted if it is given up before its answer.
+    async fn count<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        let result = call.await;
+        if result.as_ref().err().is_none_or(|status| Error::from(status.clone()).is_answer()) {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// After an unanswered try, the answer `gone` says that there is nothing left to give back: that try did it, or the
+    /// lease ended meanwhile. Either way the caller has what it asked for.
+    fn done_by_an_earlier_try(self, result: Result<(), Error>, gone: Reason) -> Result<(), Error> {
+        let unanswered = self.0.into_inner() > 0;
+        result.or_else(|error| if unanswered && error.reason() == gone { Ok(()) } else { Err(error) })
+    }
 }
 
 impl Client {
     /// Opens a session and keeps it alive until it is closed or dropped.
     pub async fn open_session(&self, options: SessionOptions) -> Result<Session, Error> {
         let id = SessionId::random();
-        let sent = Instant::now();
+        let began = Instant::now();
+        let sent_after_ms = AtomicU64::new(0);
         let request = pb::OpenSessionRequest {
             session_id: id.to_string(),
             ttl_ms: options.ttl.as_millis() as u64,
             client: options.client,
         };
-        let call = |channel, request| async move { lock_client(channel).open_session(request).await };
+        let call = |channel, request| {
+            // Opening it again renews it: the lease counts from the try that is answered.
+            sent_after_ms.store(began.elapsed().as_millis() as u64, Ordering::Relaxed);
+            async move { lock_client(channel).open_session(request).await }
+        };
         let answer = self.lock("open the session", request, call).await?;
         let ttl = Duration::from_millis(answer.ttl_ms);
+        let sent = began + Duration::from_millis(sent_after_ms.into_inner());
         let lease = Lease::new(sent, ttl);
         lease.check(Instant::now())?;
         let lease = Arc::new(watch::Sender::new(lease));
@@ -294,13 +319,11 @@ impl Client {
     /// Ends any session, such as one that another process opened, and releases its locks cleanly.
     pub async fn close_session(&self, session: SessionId) -> Result<(), Error> {
         let request = pb::CloseSessionRequest { session_id: session.to_string() };
-        let tries = AtomicU32::new(0);
-        let call = |channel, request| {
-            tries.fetch_add(1, Ordering::Relaxed);
-            async move { lock_client(channel).close_session(request).await }
-        };
+        let unanswered = Unanswered::default();
+        let call =
+            |channel, request| unanswered.count(async move { lock_client(channel).close_session(request).await });
         let closed = self.lock("close the session", request, call).await.map(drop);
-        done_by_an_earlier_try(closed, tries.into_inner(), Reason::SessionNotFound)
+        unanswered.done_by_an_earlier_try(closed, Reason::SessionNotFound)
     }
 
     /// Releases what a session has on a path, its place in the queue included. `None`: whatever the grant's token is.
@@ -315,13 +338,10 @@ impl Client {
             path: path.to_string(),
             fencing_token: token.unwrap_or_default().0,
         };
-        let tries = AtomicU32::new(0);
-        let call = |channel, request| {
-            tries.fetch_add(1, Ordering::Relaxed);
-            async move { lock_client(channel).release_lock(request).await }
-        };
+        let unanswered = Unanswered::default();
+        let call = |channel, request| unanswered.count(async move { lock_client(channel).release_lock(request).await });
         let released = self.lock("release the lock", request, call).await.map(drop);
-        done_by_an_earlier_try(released, tries.into_inner(), Reason::NotLockHolder)
+        unanswered.done_by_an_earlier_try(released, Reason::NotLockHolder)
     }
 
     /// Who holds the lock on a path, and who waits for it.
@@ -353,6 +373,14 @@ impl Client {
     /// For administrators: takes a lock from its holders. `None`: whoever they are. Answers the token that they are now
     /// older than; from then on nothing they write is committed.
     pub async fn break_lock(&self, path: &Path, token: Option<FencingToken>) -> Result<FencingToken, Error> {
+        // Named, so that a second try cannot break whoever was granted the lock after the first.
+        let token = match token {
+            Some(token) => Some(token),
+            None => match self.lock_info(path).await?.holders.as_slice() {
+                [holder] => Some(holder.token),
+                _ => None,
+            },
+        };
         let request = pb::BreakLockRequest { path: path.to_string(), fencing_token: token.unwrap_or_default().0 };
         let call = |channel, request| async move { lock_client(channel).break_lock(request).await };
         Ok(FencingToken(self.lock("break the lock", request, call).await?.fencing_token))
@@ -427,13 +455,25 @@ async fn renew(client: &Client, id: SessionId, ttl: Duration, lease: &watch::Sen
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_an_earlier_try_may_have_given_back_is_given_back() {
-        let gone = || Err(Error::new(Reason::NotLockHolder, "nobody holds it"));
-        assert!(done_by_an_earlier_try(gone(), 2, Reason::NotLockHolder).is_ok());
-        let never_held = done_by_an_earlier_try(gone(), 1, Reason::NotLockHolder);
-        assert_eq!(never_held.map_err(|error| error.reason()), Err(Reason::NotLockHolder));
-        let other = done_by_an_earlier_try(gone(), 2, Reason::SessionNotFound);
-        assert_eq!(other.map_err(|error| error.reason()), Err(Reason::NotLockHolder));
+    fn nobody_holds_it() -> Result<(), Error> {
+        Err(Error::new(Reason::NotLockHolder, "nobody holds it"))
+    }
+
+    #[tokio::test]
+    async fn what_an_unanswered_try_may_have_given_back_is_given_back() {
+        let unanswered = Unanswered::default();
+        let lost: Result<(), Status> = unanswered.count(async { Err(Status::unavailable("connection reset")) }).await;
+        assert!(lost.is_err());
+        assert!(unanswered.done_by_an_earlier_try(nobody_holds_it(), Reason::NotLockHolder).is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_answered_try_has_given_nothing_back() {
+        let unanswered = Unanswered::default();
+        let stopping = Status::from(crate::status::Failure::new(Reason::Unavailable, "the server stops"));
+        let refused: Result<(), Status> = unanswered.count(async { Err(stopping) }).await;
+        assert!(refused.is_err());
+        let released = unanswered.done_by_an_earlier_try(nobody_holds_it(), Reason::NotLockHolder);
+        assert_eq!(released.map_err(|error| error.reason()), Err(Reason::NotLockHolder));
     }
 }

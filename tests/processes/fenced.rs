@@ -28,6 +28,7 @@ const AT_ONCE: usize = 20;
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 const LEASE_MS: u64 = 1000;
+const FIRST_HALF_BYTES: usize = 1 << 20;
 const SECOND_HALF: &[u8] = b"the second half, sent too late\n";
 
 async fn start() -> (Cluster, Arc<Client>) {
@@ -159,16 +160,10 @@ async fn a_process_stopped_past_its_lease_cannot_commit() {
 async fn stop_in_the_middle(client: Arc<Client>, cluster: Arc<Cluster>, path: Path) {
     let mut writer = start_writer(&cluster, &path);
     let mut input = writer.stdin.take().expect("a pipe");
-    input.write_all(&[7; 64 << 10]).expect("feed the writer");
-    let mut changes = client.watch_lock(&path);
-    let held = async {
-        while let Some(lock) = changes.next().await {
-            if !lock.expect("a change").holders.is_empty() {
-                return;
-            }
-        }
-    };
-    tokio::time::timeout(ACQUIRE_TIMEOUT, held).await.expect("the writer gets the lock");
+    // More than a pipe holds: once it is taken, the writer has its lock and is in the middle of its write.
+    let fed = tokio::task::spawn_blocking(move || input.write_all(&[7; FIRST_HALF_BYTES]).map(|()| input));
+    let fed = tokio::time::timeout(ACQUIRE_TIMEOUT, fed).await.expect("the writer reads").expect("feed the writer");
+    let mut input = fed.expect("feed the writer");
     cluster::stop(writer.id());
 
     let successor = client.open_session(SessionOptions { ttl: ACQUIRE_TIMEOUT, client: "successor".into() }).await;
@@ -192,7 +187,7 @@ async fn stop_in_the_middle(client: Arc<Client>, cluster: Arc<Cluster>, path: Pa
 fn start_writer(cluster: &Cluster, path: &Path) -> Child {
     cluster
         .cli()
-        .args(["write", path.as_str(), "--from", "-", "--ttl", "1s"])
+        .args(["write", path.as_str(), "--from", "-", "--ttl", "3s"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

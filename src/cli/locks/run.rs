@@ -15,7 +15,7 @@ use crate::cli::{
     error::{Error, Result, exit},
     locking::{TTL, acquire, release},
 };
-use crate::client::LockGuard;
+use crate::{client::LockGuard, status::Reason};
 
 /// A child that was told to end has this long before it is killed.
 const END: Duration = Duration::from_secs(5);
@@ -60,16 +60,22 @@ pub async fn run(context: &mut Context, arguments: Arguments) -> Result<()> {
             return Err(interrupted);
         }
     };
-    if ended.signal().is_some() {
-        // What it was writing may still be under way: the lease runs out, which fences it.
-        drop(guard);
-    } else {
+    if leaves_nothing_under_way(code(ended)) {
         release(guard).await;
+    } else {
+        // The lease runs out, which fences what is still under way.
+        drop(guard);
     }
     match code(ended) {
         exit::OK => Ok(()),
         code => Err(Error::Silent(code)),
     }
+}
+
+/// Whether a command that ended so has no write of unknown fate. A `dfs-cli` in it may not have heard whether its write was
+/// committed (1, 6), and what died by a signal, in a shell or not, may have been in the middle of one.
+fn leaves_nothing_under_way(code: u8) -> bool {
+    code < exit::SIGNAL_BASE && code != exit::OTHER && code != Reason::Unavailable.exit_code()
 }
 
 fn start(command: &[String], guard: &LockGuard, context: &Context) -> Result<Child> {

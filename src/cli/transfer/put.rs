@@ -96,6 +96,9 @@ async fn plan(
             return Err(Error::Usage(format!("{source} is a directory; -r puts it with all below it")));
         }
         let to = if into { paths::join(&to, &local_name(&from)?)? } else { to.clone() };
+        if jobs.iter().any(|job: &Job| job.to == to) {
+            return Err(Error::Usage(format!("two of the sources would become {to}")));
+        }
         jobs.push(Job { from, to, is_directory: metadata.is_dir() });
     }
     Ok(jobs)
@@ -227,6 +230,8 @@ async fn send(
     let mut sources = HashMap::new();
     while let Some((job, small)) = prepared.next().await {
         match small {
+            // Answers are known by their path: a second file for the same target goes by itself.
+            Ok(Some(_)) if sources.contains_key(&job.to) => apart.push(job),
             Ok(Some(file)) => {
                 sources.insert(job.to.clone(), job);
                 together.push(file);

@@ -1,21 +1,28 @@
 //! Many at once: nothing is lost, nothing is torn, nothing is done twice.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use dfs::client::{Client, Error, LockMode, ReadOptions, Version, WriteOptions};
-use futures::{TryStreamExt, future::try_join_all};
+use futures::{
+    TryStreamExt,
+    future::{join_all, try_join_all},
+};
 
 use super::{path, read, read_with, start_world};
 
 const ROUNDS: usize = 100;
+const WAIT: Duration = Duration::from_secs(60);
 
-/// Locks, writes, releases, again and again; answers tokens and what each version must say.
-async fn write_under_the_lock(client: Client, name: &str) -> Result<Vec<(u64, Version, String)>, Error> {
+/// Token, version, and what the version must say.
+type Written = (u64, Version, String);
+
+/// Locks, writes, releases, again and again; answers what was written, and how often a place in the queue was told.
+async fn write_under_the_lock(client: Client, name: &str) -> Result<(Vec<Written>, u32), Error> {
     let file = path("/contended");
     let session = client.open_session(Default::default()).await?;
-    let mut written = Vec::new();
+    let (mut written, mut places) = (Vec::new(), 0);
     for round in 0..ROUNDS {
-        let guard = session.acquire(&file, LockMode::Exclusive, None, |_| {}).await?;
+        let guard = session.acquire(&file, LockMode::Exclusive, Some(WAIT), |_| places += 1).await?;
         let content = format!("{name} {round} ").repeat(20);
         let options = WriteOptions::replace(guard.precondition()?);
         let receipt = client.write_bytes(&file, options, content.clone()).await?;
@@ -23,7 +30,7 @@ async fn write_under_the_lock(client: Client, name: &str) -> Result<Vec<(u64, Ve
         guard.release().await?;
     }
     session.close().await?;
-    Ok(written)
+    Ok((written, places))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,7 +40,9 @@ async fn two_clients_that_queue_for_one_file_lose_nothing_in_200_writes() {
         write_under_the_lock(world.another_client().await, "one"),
         write_under_the_lock(world.another_client().await, "other"),
     );
-    let mut by_token: Vec<_> = one.unwrap().into_iter().chain(other.unwrap()).collect();
+    let ((one, places_of_one), (other, places_of_other)) = (one.unwrap(), other.unwrap());
+    assert!(places_of_one > 0 && places_of_other > 0, "each had to queue, and was told its place");
+    let mut by_token: Vec<_> = one.into_iter().chain(other).collect();
     by_token.sort_unstable();
     let versions: Vec<Version> = by_token.iter().map(|&(_, version, _)| version).collect();
     assert_eq!(versions, (1..=2 * ROUNDS as u64).map(Version).collect::<Vec<_>>(), "in the order of their tokens");
@@ -48,8 +57,8 @@ async fn two_clients_that_queue_for_one_file_lose_nothing_in_200_writes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sixteen_appenders_lose_no_line_and_write_none_twice() {
     let world = start_world().await;
-    let appenders = (0..16).map(|who| {
-        let client = world.client.clone();
+    let clients = join_all((0..16).map(|_| world.another_client())).await;
+    let appenders = clients.into_iter().enumerate().map(|(who, client)| {
         tokio::spawn(async move {
             for line in 0..20 {
                 let text = format!("{who} {line} {}\n", "x".repeat(who * 7));
