@@ -77,12 +77,18 @@ fn check_settings(settings: &Settings) -> Result<(), Rejected> {
 ///
 /// One that comes back with its data folder keeps its places: all that it acknowledged is durable. One that comes back
 /// without has nothing of what it acknowledged, and leaves every in-sync set, if each has another member left.
+///
+/// The groups that a file server leads get a new epoch even if it says nothing new: it may have started again within its
+/// lease, and no longer knows which joiners its commits must wait for. What the process before it asked for, and comes
+/// only now, is of an old epoch.
 pub(super) fn register(tables: &mut Tables, registration: &Registration) -> Result<Effect, Error> {
     let server = &registration.server;
     let key = (server_kind_out(registration.kind), server.as_str());
     let before = tables.servers.get(key)?;
     let record = ServerRecord { registration: registration.clone(), down: false };
-    if before.as_ref() == Some(&record) {
+    let is_file_server = registration.kind == ServerKind::FileServer;
+    let leads = is_file_server && all_groups(tables)?.iter().any(|group| group.is_primary(server));
+    if before.as_ref() == Some(&record) && !leads {
         return Ok(Effect::Nothing(Outcome::Registered));
     }
     let wiped = before.is_some_and(|before| before.registration.store != registration.store);
@@ -91,12 +97,12 @@ pub(super) fn register(tables: &mut Tables, registration: &Registration) -> Resu
     }
     tables.servers.put(key, &record)?;
     tables.state.map_version += 1;
-    if registration.kind == ServerKind::FileServer {
-        if wiped {
-            reconfigure(tables, |group| group::leave(group, server, 1))?;
-        } else {
-            reconfigure(tables, |_| false)?;
-        }
+    if is_file_server {
+        reconfigure(tables, |group| {
+            let led = group.is_primary(server);
+            let left = wiped && group::leave(group, server, 1);
+            led || left
+        })?;
         make_groups(tables)?;
     }
     Ok(Effect::Changed(Outcome::Registered))

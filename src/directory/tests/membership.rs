@@ -159,17 +159,40 @@ fn a_member_joins_by_the_word_of_the_primary_of_that_epoch() {
 fn a_server_that_comes_back_with_its_data_keeps_its_places() {
     let mut world = World::new();
     let before = groups(&world);
-    let revision = world.revision();
+    let places = |groups: &[Group]| -> Vec<_> {
+        groups.iter().map(|group| (group.in_sync.clone(), group.primary.clone())).collect()
+    };
     register(&mut world, "a", 0).unwrap();
-    assert_eq!(world.revision(), revision, "it said nothing new");
+    assert_eq!(places(&groups(&world)), places(&before));
     let moved = Registration { address: "elsewhere:7072".to_owned(), ..a_registration("a", 0) };
     world.expect(Command::RegisterServer { registration: moved });
-    assert_eq!(groups(&world), before);
+    assert_eq!(places(&groups(&world)), places(&before));
     mark_down(&mut world, "a");
     mark_down(&mut world, "b");
     mark_down(&mut world, "c");
     register(&mut world, "c", 2).unwrap();
     assert!(groups(&world).iter().all(|group| group.primary == Some(server("c"))), "{PRIMARIES}");
+}
+
+#[test]
+fn a_primary_that_registers_again_is_held_to_nothing_that_it_said_before() {
+    let mut world = World::new();
+    mark_down(&mut world, "a");
+    world.expect(Command::MarkUp { server: server("a") });
+    let before = groups(&world);
+    register(&mut world, "b", 1).unwrap();
+    for (group, before) in groups(&world).iter().zip(&before) {
+        let raised = u64::from(before.is_primary(&server("b")));
+        assert_eq!(group, &Group { epoch: Epoch(before.epoch.0 + raised), ..before.clone() });
+    }
+    let led = before.iter().find(|group| group.is_primary(&server("b"))).unwrap();
+    let (primary, group, epoch) = (server("b"), led.group, led.epoch);
+    let late = Command::AddInSync { primary, group, epoch, member: server("a") };
+    assert_eq!(world.try_apply(late), Err(Rejected::StaleEpoch { group, current: Epoch(epoch.0 + 1) }));
+
+    let revision = world.revision();
+    register(&mut world, "a", 0).unwrap();
+    assert_eq!(world.revision(), revision, "it leads nothing and said nothing new");
 }
 
 #[test]
