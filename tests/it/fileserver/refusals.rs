@@ -238,6 +238,25 @@ async fn more_open_writes_than_a_stream_may_have_end_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_frame_over_the_limit_takes_no_place_beyond_the_last() {
+    let cluster = start_cluster().await;
+    let mut stream = cluster.write_stream("/a").await;
+    // Data of writes that were never begun: each is refused, and takes a place until it ends.
+    for _ in 0..256 {
+        let write_id = WriteId::random();
+        stream.data(write_id, b"data").await;
+        expect_reason(stream.answer(write_id).await, "BAD_ARGUMENT");
+    }
+    stream.data(WriteId::random(), &vec![0; (1 << 20) + 1]).await;
+    let refused = match stream.next().await {
+        Ok(answer) => panic!("the stream must fail, not answer {answer:?}"),
+        Err(status) => dfs::status::Failure::from(&status),
+    };
+    assert_eq!(refused.reason, dfs::status::Reason::TooLarge);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reading_what_is_not_there_fails_range_by_range() {
     let cluster = start_cluster().await;
     let data = some_bytes(3, 1_500_000);
