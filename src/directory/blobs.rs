@@ -78,9 +78,14 @@ pub(super) fn release(tables: &mut Tables, blob: BlobId) -> Result<(), StorageEr
 }
 
 /// What became of a staged blob; if nothing, nothing ever will.
+///
+/// One that the members are deleting is to go too: a member that had deleted it may have fetched it anew from one that had
+/// not. In its time of grace it is still read, and stays.
 pub(super) fn settle(tables: &mut Tables, blob: BlobId) -> Result<Effect, Error> {
-    if let Some(Blob { inode, version, .. }) = tables.blobs.get(key(blob))? {
-        return Ok(Effect::Nothing(Outcome::Settled(Settled::Committed { inode, version })));
+    if let Some(Blob { inode, version, references, holders, .. }) = tables.blobs.get(key(blob))? {
+        let is_being_deleted = references == 0 && holders > 0;
+        let settled = if is_being_deleted { Settled::Abandoned } else { Settled::Committed { inode, version } };
+        return Ok(Effect::Nothing(Outcome::Settled(settled)));
     }
     if tables.abandoned.get(key(blob))?.is_some() {
         return Ok(Effect::Nothing(Outcome::Settled(Settled::Abandoned)));

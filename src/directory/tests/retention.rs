@@ -106,14 +106,16 @@ fn a_blob_is_garbage_only_when_no_version_needs_it_and_deleted_only_after_its_gr
     assert_eq!(world.view().counts().unwrap().garbage_blobs, 1);
     let told = |world: &World, id: &str| world.view().blobs_to_delete(&server(id), 10).unwrap();
     assert_eq!(told(&world, "a"), [], "in its time of grace");
+    let group = GroupId(0);
+    let settled = world.expect(Command::SettleBlob { group, blob });
+    assert!(matches!(settled, Outcome::Settled(Settled::Committed { .. })), "still read");
     world.pass(GRACE);
     world.collect();
     assert_eq!(told(&world, "a"), [blob]);
 
-    let group = GroupId(0);
     for id in ["a", "b", "c"] {
         let settled = world.expect(Command::SettleBlob { group, blob });
-        assert!(matches!(settled, Outcome::Settled(Settled::Committed { .. })), "known until all have deleted it");
+        assert_eq!(settled, Outcome::Settled(Settled::Abandoned), "a copy that was fetched meanwhile goes too");
         world.expect(Command::ConfirmDeleted { server: server(id), blobs: vec![blob] });
         assert_eq!(told(&world, id), []);
         let revision = world.revision();

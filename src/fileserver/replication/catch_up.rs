@@ -28,7 +28,7 @@ use crate::{
     },
     serve,
     status::Failure,
-    types::{Epoch, GroupId, Inode, ServerId, Version},
+    types::{Epoch, GroupId, ServerId},
 };
 
 /// Groups that are brought level at a time.
@@ -134,7 +134,7 @@ pub async fn fetch_missing(
         let page = page.map_err(|_| Error::Idle(ANSWER_TIMEOUT))??.into_inner();
         let mut missing = Vec::new();
         for info in &page.blobs {
-            if !has(node, info).await.map_err(Error::Refused)? {
+            if !has(node, info).map_err(Error::Refused)? {
                 missing.push(info.blob.clone());
             }
         }
@@ -149,16 +149,9 @@ pub async fn fetch_missing(
     }
 }
 
-/// Whether the blob is whole here, so that a damaged one is fetched again; if so, what the peer knows about its
-/// version is taken over.
-async fn has(node: &Node, info: &pb::BlobInfo) -> Result<bool, Failure> {
+/// Whether the blob is whole here, so that a damaged one is fetched again. What the peer knows about its version is not
+/// taken over: see [`super::fetch`].
+fn has(node: &Node, info: &pb::BlobInfo) -> Result<bool, Failure> {
     let blob = convert::blob_id("blobs.blob", &info.blob)?;
-    let Some(record) = node.store.blob(blob).filter(|record| record.sealed && !record.damaged) else {
-        return Ok(false);
-    };
-    if info.published && record.published.is_none() {
-        let published = node.store.publish(blob, Inode(info.inode), Version(info.version)).await;
-        published.map_err(|error| Failure::from(Error::from(error)))?;
-    }
-    Ok(true)
+    Ok(node.store.blob(blob).is_some_and(|record| record.sealed && !record.damaged))
 }

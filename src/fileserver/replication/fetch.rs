@@ -1,4 +1,7 @@
 //! Fetches whole blobs from a peer into this server's store.
+//!
+//! They stay staged, whatever the peer knows about them: the peer may have garbage that it was not told to delete yet, and
+//! that this server has deleted and said so. Nobody would ever tell it again; settling asks the Directory, and learns it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +12,7 @@ use crate::{
     fileserver::{error::Error, locked, node::Node, replica::SourceId, store::StoreError},
     pb::{self, fetch_blobs_response::Part, file_server_client::FileServerClient},
     status::{Failure, Reason},
-    types::{BlobId, GroupId, Inode, Version},
+    types::{BlobId, GroupId},
 };
 
 const PART_TIMEOUT: Duration = Duration::from_secs(10);
@@ -103,15 +106,12 @@ impl Fetcher {
         if self.unless_superseded(sealed)?.is_none() {
             return Ok(());
         }
+        let mut replica = locked(&self.node.replica);
         if info.published {
-            locked(&self.node.replica).forget(blob);
-            self.node.store.publish(blob, Inode(info.inode), Version(info.version)).await?;
-        } else {
-            let mut replica = locked(&self.node.replica);
+            replica.forget(blob);
+        } else if replica.seal(self.source, blob).is_ok() {
             // It is complete: it stays when this fetcher goes.
-            if replica.seal(self.source, blob).is_ok() {
-                replica.sealed(self.source, blob);
-            }
+            replica.sealed(self.source, blob);
         }
         Ok(())
     }
