@@ -13,8 +13,25 @@ use crate::{
         error::{Error, Leader},
         in_sync::Group,
     },
-    types::{GroupId, Path, ServerId},
+    types::{Epoch, GroupId, Path, ServerId},
 };
+
+/// One attempt of a member to get into a group; a later one of the same member takes over from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim(u64);
+
+#[derive(Clone, Debug)]
+struct Joining {
+    claim: Claim,
+    /// The Directory has been asked, at this epoch, to count the member in, and may do so as long as the epoch lasts.
+    asked: Option<Epoch>,
+}
+
+impl Joining {
+    fn may_be_counted_in(&self, group: &Group) -> bool {
+        self.asked.is_some_and(|asked| group.epoch <= asked)
+    }
+}
 
 /// The cluster at one moment; never changes.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +39,9 @@ pub struct View {
     /// `None` until the Directory has said.
     map: Option<ClusterMap>,
     groups: BTreeMap<GroupId, Group>,
+    /// What [`Group::joiners`] holds, group by group, and how far it has come.
+    joining: BTreeMap<(GroupId, ServerId), Joining>,
+    claim_count: u64,
 }
 
 impl View {
@@ -67,6 +87,21 @@ impl View {
         let leader =
             leader.map(|server| Leader { server: server.server.clone(), address: server.client_address().to_owned() });
         Error::NotPrimary { group, leader }
+    }
+
+    /// Whether commits have waited for the member ever since the claim was made.
+    pub fn is_admitted(&self, group: GroupId, member: &ServerId, claim: Claim) -> bool {
+        self.joining.get(&(group, member.clone())).is_some_and(|joining| joining.claim == claim)
+    }
+
+    fn may_dismiss(&self, group: GroupId, member: &ServerId) -> bool {
+        let joining = self.joining.get(&(group, member.clone()));
+        !joining.zip(self.groups.get(&group)).is_some_and(|(joining, group)| joining.may_be_counted_in(group))
+    }
+
+    fn remove_joiner(&mut self, group: GroupId, member: &ServerId) -> bool {
+        self.joining.remove(&(group, member.clone()));
+        self.groups.get_mut(&group).is_some_and(|group| group.joiners.remove(member))
     }
 
     fn take(&mut self, group: &cluster::Group, min_in_sync: usize) {
@@ -134,24 +169,66 @@ impl Map {
         });
     }
 
-    /// From now on every commit in the group waits for `member` too.
-    pub fn admit(&self, group: GroupId, member: ServerId) {
-        self.change(|view| match view.groups.get_mut(&group) {
-            Some(group) => group.joiners.insert(member),
-            None => false,
+    /// From now on every commit in the group waits for `member` too. `None` when the group is not known, or the Directory
+    /// has been asked about the member already and has not answered.
+    pub fn admit(&self, group: GroupId, member: &ServerId) -> Option<Claim> {
+        let mut claim = None;
+        self.change(|view| {
+            let Some(configuration) = view.groups.get_mut(&group) else { return false };
+            let before = view.joining.get(&(group, member.clone()));
+            if before.is_some_and(|before| before.may_be_counted_in(configuration)) {
+                return false;
+            }
+            view.claim_count += 1;
+            let admitted = Claim(view.claim_count);
+            configuration.joiners.insert(member.clone());
+            view.joining.insert((group, member.clone()), Joining { claim: admitted, asked: None });
+            claim = Some(admitted);
+            true
+        });
+        claim
+    }
+
+    /// The Directory is about to be asked to count the member in. From now on, as long as the epoch lasts, only
+    /// [`Self::refused`] ends the waiting for it: the Directory may say yes later than anybody expects.
+    ///
+    /// False when the claim is not good any more, and the Directory must not be asked.
+    #[must_use]
+    pub fn ask(&self, group: GroupId, member: &ServerId, claim: Claim, epoch: Epoch) -> bool {
+        let mut good = false;
+        self.change(|view| {
+            let current = view.groups.get(&group).is_some_and(|group| group.epoch == epoch);
+            let joining = view.joining.get_mut(&(group, member.clone()));
+            if let Some(joining) = joining.filter(|joining| current && joining.claim == claim) {
+                joining.asked = Some(epoch);
+                good = true;
+            }
+            false
+        });
+        good
+    }
+
+    /// The Directory has not counted the member in and never will at the epoch it was asked about.
+    pub fn refused(&self, group: GroupId, member: &ServerId, claim: Claim) {
+        self.change(|view| view.is_admitted(group, member, claim) && view.remove_joiner(group, member));
+    }
+
+    /// The member joined, or gave up. Without effect while the Directory may still count it in.
+    pub fn dismiss(&self, group: GroupId, member: &ServerId, claim: Claim) {
+        self.change(|view| {
+            let may_go = view.is_admitted(group, member, claim) && view.may_dismiss(group, member);
+            may_go && view.remove_joiner(group, member)
         });
     }
 
-    /// The member joined, or gave up.
-    pub fn dismiss(&self, group: GroupId, member: &ServerId) {
-        self.change(|view| view.groups.get_mut(&group).is_some_and(|group| group.joiners.remove(member)));
-    }
-
-    /// The member is not to be waited for in any group that it was joining.
+    /// The member is not to be waited for in any group that it was joining, except where the Directory may still count
+    /// it in.
     pub fn dismiss_everywhere(&self, member: &ServerId) {
         self.change(|view| {
-            let removed = view.groups.values_mut().filter_map(|group| group.joiners.take(member));
-            removed.count() > 0
+            let joining =
+                view.joining.keys().filter(|(group, joiner)| joiner == member && view.may_dismiss(*group, joiner));
+            let groups: Vec<GroupId> = joining.map(|(group, _)| *group).collect();
+            groups.iter().filter(|group| view.remove_joiner(**group, member)).count() > 0
         });
     }
 
@@ -197,6 +274,10 @@ mod tests {
         map.now().group(GroupId(0)).map(|group| group.epoch)
     }
 
+    fn required(map: &Map) -> Option<usize> {
+        map.now().group(GroupId(0)).map(|group| group.required().count())
+    }
+
     #[test]
     fn a_view_never_goes_back() {
         let map = Map::default();
@@ -214,12 +295,51 @@ mod tests {
     fn joiners_survive_a_change_of_the_map_until_they_are_dismissed() {
         let map = Map::default();
         map.offer(a_map(1, 1, "a"));
-        map.admit(GroupId(0), server("c"));
+        assert!(map.admit(GroupId(0), &server("c")).is_some());
         map.offer(a_map(2, 2, "a"));
-        let required = |map: &Map| map.now().group(GroupId(0)).map(|group| group.required().count());
         assert_eq!(required(&map), Some(3));
         map.dismiss_everywhere(&server("c"));
         assert_eq!(required(&map), Some(2));
+    }
+
+    #[test]
+    fn a_member_that_the_directory_may_still_count_in_is_waited_for() {
+        let (map, group, member) = (Map::default(), GroupId(0), server("c"));
+        map.offer(a_map(1, 1, "a"));
+        let claim = map.admit(group, &member).unwrap();
+        assert!(map.ask(group, &member, claim, Epoch(1)));
+        map.dismiss_everywhere(&member);
+        map.dismiss(group, &member, claim);
+        assert_eq!(required(&map), Some(3), "the Directory has not answered");
+        assert_eq!(map.admit(group, &member), None);
+
+        map.offer(a_map(2, 2, "a"));
+        map.dismiss(group, &member, claim);
+        assert_eq!(required(&map), Some(2), "at another epoch the question is void");
+    }
+
+    #[test]
+    fn a_member_that_the_directory_refused_is_not_waited_for() {
+        let (map, group, member) = (Map::default(), GroupId(0), server("c"));
+        map.offer(a_map(1, 1, "a"));
+        let claim = map.admit(group, &member).unwrap();
+        assert!(map.ask(group, &member, claim, Epoch(1)));
+        map.refused(group, &member, claim);
+        assert_eq!(required(&map), Some(2));
+    }
+
+    #[test]
+    fn a_claim_that_was_interrupted_or_taken_over_is_not_good_any_more() {
+        let (map, group, member) = (Map::default(), GroupId(0), server("c"));
+        map.offer(a_map(1, 1, "a"));
+        let interrupted = map.admit(group, &member).unwrap();
+        map.dismiss_everywhere(&member);
+        let newer = map.admit(group, &member).unwrap();
+        assert!(!map.ask(group, &member, interrupted, Epoch(1)), "commits did not wait for a while");
+        map.dismiss(group, &member, interrupted);
+        assert_eq!(required(&map), Some(3), "the newer claim stands");
+        assert!(!map.ask(group, &member, newer, Epoch(2)));
+        assert!(map.ask(group, &member, newer, Epoch(1)));
     }
 
     #[test]

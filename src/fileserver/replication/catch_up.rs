@@ -64,7 +64,12 @@ pub async fn run(node: Arc<Node>) {
             },
         }
         retry_at.retain(|_, at| *at > Instant::now());
-        for (group, epoch, primary) in lagging(&node.map.now(), &node.me) {
+        let lagging = lagging(&node.map.now(), &node.me);
+        // Without a store that takes writes it would be taken in only to fail the next one.
+        if lagging.is_empty() || node.store.status().read_only.is_some() {
+            continue;
+        }
+        for (group, epoch, primary) in lagging {
             if running.len() < GROUPS_MAX && !retry_at.contains_key(&group) && busy.insert(group) {
                 let node = node.clone();
                 running.spawn(async move { (group, bring_level(&node, group, epoch, &primary).await) });

@@ -3,7 +3,9 @@
 //!
 //! Why nothing is missed: a blob is whole in this server's store before its commit is asked for. So a commit that does not
 //! wait for the member was asked for before the member was admitted, its blob was listed after, and the member fetches
-//! everything listed before it says that it is level.
+//! everything listed before it says that it is level. And once the Directory has been asked to count the member in, every
+//! commit at that epoch waits for it until the Directory has answered, however long that takes: an answer that was lost, or
+//! is late, may be a yes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,8 +14,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::{
-    convert,
-    fileserver::{error::Error, node::Node},
+    cluster, convert,
+    fileserver::{
+        error::Error,
+        map::{Claim, View},
+        node::Node,
+    },
     pb::{self, join_group_request::Message as Request, join_group_response::Message as Answer},
     status::{Failure, Reason},
     types::{Epoch, GroupId, ServerId},
@@ -24,7 +30,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(5);
 const LEVEL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two attempts to reach the Directory about a member that is level.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
-const ADD_ATTEMPTS: u32 = 5;
 
 type Answers = mpsc::Sender<Result<pb::JoinGroupResponse, Status>>;
 pub type AnswerStream = ReceiverStream<Result<pb::JoinGroupResponse, Status>>;
@@ -46,16 +51,17 @@ pub fn serve(node: &Arc<Node>, requests: Streaming<pb::JoinGroupRequest>) -> Ans
     ReceiverStream::new(stream)
 }
 
-/// Dismisses the member when the claim ends, however it ends.
+/// Dismisses the member when the claim ends, however it ends; but not while the Directory may still count it in.
 struct Admission<'a> {
     node: &'a Node,
     group: GroupId,
     member: ServerId,
+    claim: Claim,
 }
 
 impl Drop for Admission<'_> {
     fn drop(&mut self) {
-        self.node.map.dismiss(self.group, &self.member);
+        self.node.map.dismiss(self.group, &self.member, self.claim);
     }
 }
 
@@ -78,19 +84,19 @@ async fn run(node: &Node, mut requests: Streaming<pb::JoinGroupRequest>, answers
         return Err(Failure::new(Reason::Unavailable, "no stream to the member yet"));
     }
 
-    let admission = Admission { node, group, member };
-    node.map.admit(group, admission.member.clone());
+    let Some(claim) = node.map.admit(group, &member) else {
+        return Err(Failure::new(Reason::Unavailable, "the Directory has been asked about the member already"));
+    };
+    let admission = Admission { node, group, member, claim };
     say(answers, Answer::Prepared(true)).await?;
     tokio::select! {
         level = next(&mut requests, LEVEL_TIMEOUT) => match level? {
             Some(Request::Level(true)) => {}
             _ => return Err(Failure::bad_argument("level", "follows `prepared`")),
         },
-        () = no_longer_valid(node, group, epoch, &admission.member) => {
-            return Err(Failure::new(Reason::Unavailable, "the group or the member's stream changed meanwhile"));
-        }
+        () = no_longer_valid(&admission, epoch) => return Err(interrupted()),
     }
-    let joined = add_in_sync(node, group, epoch, &admission.member).await?;
+    let joined = add_in_sync(&admission, epoch).await?;
     tracing::info!(%group, member = %admission.member, epoch = %joined, "member is in sync");
     say(answers, Answer::JoinedEpoch(joined.0)).await
 }
@@ -108,46 +114,80 @@ async fn say(answers: &Answers, answer: Answer) -> Result<(), Failure> {
     answers.send(Ok(response)).await.map_err(|_| Failure::new(Reason::Unavailable, "the member is gone"))
 }
 
+fn interrupted() -> Failure {
+    Failure::new(Reason::Unavailable, "the group or the member's stream changed meanwhile")
+}
+
 /// Resolves when the group is at another epoch, or the member was dismissed because it does not answer.
-async fn no_longer_valid(node: &Node, group: GroupId, epoch: Epoch, member: &ServerId) {
+async fn no_longer_valid(admission: &Admission<'_>, epoch: Epoch) {
+    let Admission { node, group, member, claim } = admission;
+    let is_valid = |view: &View| {
+        view.group(*group).is_some_and(|group| group.epoch == epoch) && view.is_admitted(*group, member, *claim)
+    };
+    // The node keeps the map as long as this runs.
+    let mut views = node.map.watch();
+    let _still_open = views.wait_for(|view| !is_valid(view)).await.is_ok();
+}
+
+/// Asks until the Directory has answered or the group is known to be at a later epoch; the member is waited for all the
+/// while. Should the shutdown cut this short, it is waited for until the process ends.
+async fn add_in_sync(admission: &Admission<'_>, epoch: Epoch) -> Result<Epoch, Failure> {
+    let Admission { node, group, member, claim } = admission;
+    if !node.map.ask(*group, member, *claim, epoch) {
+        return Err(interrupted());
+    }
+    loop {
+        let answer = tokio::select! {
+            later = later_than(admission, epoch) => return match later {
+                (joined, true) => Ok(joined),
+                (_, false) => Err(interrupted()),
+            },
+            answer = ask(admission, epoch) => answer,
+        };
+        match answer {
+            // What follows is seen in the view.
+            Ok(joined) => node.map.offer_group(&joined),
+            Err(Error::Refused(failure)) if matches!(failure.reason, Reason::StaleEpoch | Reason::BadArgument) => {
+                node.map.refused(*group, member, *claim);
+                return Err(failure);
+            }
+            // It may have been done all the same.
+            Err(error) => tracing::debug!(%group, %member, %error, "member not counted in yet, asking again"),
+        }
+        let _passed = tokio::time::timeout(RETRY_INTERVAL, later_than(admission, epoch)).await;
+    }
+}
+
+/// Resolves when the group is at a later epoch: with that, and whether the member is in sync.
+async fn later_than(admission: &Admission<'_>, epoch: Epoch) -> (Epoch, bool) {
+    let Admission { node, group, member, .. } = admission;
     let mut views = node.map.watch();
     loop {
-        let valid = views
+        let later = views
             .borrow_and_update()
-            .group(group)
-            .is_some_and(|group| group.epoch == epoch && group.joiners.contains(member));
-        if !valid || views.changed().await.is_err() {
-            return;
+            .group(*group)
+            .filter(|group| group.epoch > epoch)
+            .map(|group| (group.epoch, group.in_sync.contains(member)));
+        if let Some(later) = later {
+            return later;
+        }
+        if views.changed().await.is_err() {
+            // The node keeps the map as long as this runs.
+            return std::future::pending().await;
         }
     }
 }
 
-/// The member stays admitted until the Directory's answer is in the view, so no commit slips in between. Should the answer
-/// be lost for good, the Directory still refuses commits at the old epoch if it has added the member.
-async fn add_in_sync(node: &Node, group: GroupId, epoch: Epoch, member: &ServerId) -> Result<Epoch, Failure> {
+async fn ask(admission: &Admission<'_>, epoch: Epoch) -> Result<cluster::Group, Error> {
+    let Admission { node, group, member, .. } = admission;
     let request = pb::AddInSyncRequest {
         server_id: node.me.to_string(),
         group: group.0,
         epoch: epoch.0,
         member_id: member.to_string(),
     };
-    let mut attempt = 1;
-    loop {
-        let answer = node.directory.answer(node.directory.cluster()?.add_in_sync(request.clone())).await;
-        match answer {
-            Ok(answer) => {
-                let joined = convert::cluster::group(&convert::required("group", answer.group)?)?;
-                node.map.offer_group(&joined);
-                return Ok(joined.epoch);
-            }
-            Err(Error::Refused(failure))
-                if attempt < ADD_ATTEMPTS
-                    && matches!(failure.reason, Reason::Unavailable | Reason::DeadlineExceeded) =>
-            {
-                attempt += 1;
-                tokio::time::sleep(RETRY_INTERVAL).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let answer = node.directory.answer(node.directory.cluster()?.add_in_sync(request)).await?;
+    // An odd answer is no refusal.
+    let odd = |failure: Failure| Error::Refused(Failure::new(Reason::Internal, failure.message));
+    convert::cluster::group(&convert::required("group", answer.group).map_err(odd)?).map_err(odd)
 }

@@ -51,17 +51,25 @@ impl Copying {
 
     /// Does what is to be done now. Answers when the commit may be asked for, once.
     pub fn act(&mut self, staging: &mut Staging) -> Result<Option<Decided>, Error> {
-        let view = self.views.borrow_and_update().clone();
-        let group = view.group(staging.group).ok_or(Error::NotReady)?;
         self.take_refusals(staging);
-        for effect in staging.progress.advance(group) {
-            match effect {
-                Effect::Push { blob, member } => self.push(staging, group.epoch, blob, member),
-                Effect::Deposed => return Err(view.not_primary(staging.group)),
-                Effect::Commit { epoch } => return Ok(Some((view.clone(), epoch))),
+        loop {
+            let view = self.views.borrow_and_update().clone();
+            let group = view.group(staging.group).ok_or(Error::NotReady)?;
+            let mut decided = None;
+            for effect in staging.progress.advance(group) {
+                match effect {
+                    Effect::Push { blob, member } => self.push(staging, group.epoch, blob, member),
+                    Effect::Deposed => return Err(view.not_primary(staging.group)),
+                    Effect::Commit { epoch } => decided = Some(epoch),
+                }
             }
+            let Some(epoch) = decided else { return Ok(None) };
+            // A member admitted between the view and the decision may have listed the blobs before the last was whole.
+            if !self.views.has_changed().map_err(|_| Error::Stopping)? {
+                return Ok(Some((view, epoch)));
+            }
+            staging.progress.not_committed();
         }
-        Ok(None)
     }
 
     /// Waits until there may be something to do. Nothing is lost when it is dropped.

@@ -97,12 +97,13 @@ impl Staging {
             let frame = tokio::select! {
                 biased;
                 () = superseded.cancelled() => return Err(Error::Superseded),
-                frame = frames.recv() => frame,
+                // Before the data: while frames are always there, refused copies are still tried again.
                 changed = copying.changed(self) => {
                     changed?;
                     copying.act(self)?;
                     continue;
                 }
+                frame = frames.recv() => frame,
                 () = sleep_until(idle_at) => return Err(Error::Idle(IDLE_TIMEOUT)),
             };
             idle_at = Instant::now() + IDLE_TIMEOUT;
