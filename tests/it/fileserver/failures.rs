@@ -139,25 +139,32 @@ async fn a_write_that_outlives_the_time_of_staging_is_not_settled_under_its_hand
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unfinished_blobs_of_a_dead_primary_go_from_every_disk() {
+    /// Enough for every one of the streams between two servers to have had one.
+    const FINISHED: usize = 24;
     let mut cluster = start_cluster().await;
     let primary = cluster.group_of("/a").await.primary;
+    // An unfinished blob is sent only where a stream is up already; an acknowledged write has had its stream, so after
+    // these all streams of the primary are.
+    for _ in 0..FINISHED {
+        assert_eq!(cluster.write(append("/a"), b"whole").await.servers.len(), SERVERS.len());
+    }
     let stream = cluster.write_stream("/a").await;
     let write_id = WriteId::random();
-    stream.begin(write_id, replace("/a", 0)).await;
+    stream.begin(write_id, replace("/a", FINISHED as u64)).await;
     stream.data(write_id, b"staged").await;
     wait_until("the copies", || async {
         let mut count = 0;
         for id in SERVERS {
             count += cluster.blobs_on(id).await.len();
         }
-        count == 3
+        count == SERVERS.len() * (FINISHED + 1)
     })
     .await;
     cluster.stop_server(&primary).await;
     drop(stream);
-    cluster.wait_until_blobs(0).await;
+    cluster.wait_until_blobs(FINISHED).await;
     cluster.start_server(&primary).await;
-    cluster.wait_until_blobs(0).await;
+    cluster.wait_until_blobs(FINISHED).await;
     cluster.stop().await;
 }
 
