@@ -3,10 +3,11 @@
 
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
-# Static glibc; `--target` keeps the flag off build scripts and procedural macros.
+# Static glibc. A target that is named, be it the host's own, keeps the flag off build scripts and procedural macros.
 ENV RUSTFLAGS="-C target-feature=+crt-static" \
-    TARGET=x86_64-unknown-linux-gnu \
     CARGO_TERM_COLOR=never
+RUN mkdir .cargo \
+    && printf '[build]\ntarget = "%s"\n' "$(rustc -vV | sed -n 's/^host: //p')" > .cargo/config.toml
 
 # The dependencies alone first: this layer is built again only when they or the contract change.
 COPY Cargo.toml Cargo.lock build.rs ./
@@ -14,14 +15,14 @@ COPY proto proto
 RUN mkdir -p src/bin \
     && touch src/lib.rs \
     && for name in dfs-directory dfs-lock dfs-fileserver dfs-cli; do echo 'fn main() {}' > "src/bin/$name.rs"; done \
-    && cargo build --locked --release --target "$TARGET" --lib --bins
+    && cargo build --locked --release --lib --bins
 
 COPY src src
 # What was copied may be older than what was built above, and cargo goes by the time.
 RUN find src -name '*.rs' -exec touch {} + \
-    && cargo build --locked --release --target "$TARGET" --bins \
+    && cargo build --locked --release --bins \
     && mkdir -p /image/bin /image/owned/data /image/owned/tmp \
-    && cd "target/$TARGET/release" \
+    && cd target/*/release \
     && cp dfs-directory dfs-lock dfs-fileserver dfs-cli /image/bin/
 
 FROM scratch
