@@ -5,22 +5,29 @@ use std::{fs, os::unix::fs::FileExt, path::Path};
 use dfs::client::{Reason, Version, WriteOptions};
 
 use super::{expect_reason, if_version, path, read, start_world};
-use crate::common::cluster::{SERVERS, some_bytes};
+use crate::common::{
+    cluster::{SERVERS, some_bytes},
+    wait_until,
+};
 
-/// Changes one byte of the only place below `folder` where `needle` is stored.
+/// Changes one byte of every place below `folder` where `needle` is stored: a copy that was repaired is stored anew.
 fn damage(folder: &Path, needle: &[u8]) {
     let mut folders = vec![folder.to_owned()];
+    let mut count = 0;
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
-            if entry.is_dir() {
-                folders.push(entry);
-            } else if let Some(at) = find(&fs::read(&entry).expect("a file"), needle) {
-                let file = fs::OpenOptions::new().write(true).open(entry).expect("a file");
-                return file.write_all_at(&[!needle[0]], at as u64).expect("a byte");
+        for path in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            while let Some(at) = find(&fs::read(&path).expect("a file"), needle) {
+                let file = fs::OpenOptions::new().write(true).open(&path).expect("a file");
+                file.write_all_at(&[!needle[0]], at as u64).expect("a byte");
+                count += 1;
             }
         }
     }
-    panic!("the bytes are not there");
+    assert!(count > 0, "the bytes are not there");
 }
 
 fn find(all: &[u8], needle: &[u8]) -> Option<usize> {
@@ -28,23 +35,48 @@ fn find(all: &[u8], needle: &[u8]) -> Option<usize> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damaged_copies_are_passed_over_and_told_and_never_served() {
+async fn a_damaged_copy_is_passed_over_and_repaired() {
     let world = start_world().await;
     let client = &world.client;
     let data = some_bytes(5, 3 << 20);
     client.write_bytes(&path("/fragile"), WriteOptions::replace(if_version(0)), data.clone()).await.unwrap();
-    for (count, id) in SERVERS.into_iter().enumerate() {
-        let verification = client.verify(&path("/fragile"), None).await.unwrap();
-        assert_eq!(verification.good_count(), SERVERS.len() - count);
+    assert_eq!(client.verify(&path("/fragile"), None).await.unwrap().good_count(), SERVERS.len());
+    for id in SERVERS {
+        damage(&world.cluster.data_folder(id), &data[1_500_000..1_500_064]);
         // More often than there are replicas: whichever is asked first.
         for _ in 0..4 {
-            assert!(read(client, "/fragile").await.unwrap() == data, "{count} copies are damaged");
+            assert!(read(client, "/fragile").await.unwrap() == data, "{id} is damaged");
         }
+        // The others are damaged only when this one has been repaired, so that there is one to repair from.
+        wait_until("the damaged copy is repaired", async || {
+            client.verify(&path("/fragile"), None).await.unwrap().good_count() == SERVERS.len()
+        })
+        .await;
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_of_every_copy_is_told_and_never_served() {
+    let mut world = start_world().await;
+    let client = world.client.clone();
+    let data = some_bytes(5, 3 << 20);
+    client.write_bytes(&path("/fragile"), WriteOptions::replace(if_version(0)), data.clone()).await.unwrap();
+    // All at once, while nobody can repair one from another.
+    for id in SERVERS {
+        world.cluster.stop_server(id).await;
+    }
+    for id in SERVERS {
         damage(&world.cluster.data_folder(id), &data[1_500_000..1_500_064]);
     }
-    let error = expect_reason(read(client, "/fragile").await, Reason::ChecksumMismatch);
+    for id in SERVERS {
+        world.cluster.start_server(id).await;
+    }
+    world.cluster.wait_until_in_sync(SERVERS.len()).await;
+    let error = expect_reason(read(&client, "/fragile").await.map(drop), Reason::ChecksumMismatch);
     assert_eq!(error.exit_code(), 8);
     assert_eq!(client.verify(&path("/fragile"), None).await.unwrap().good_count(), 0);
+    drop(client);
     world.stop().await;
 }
 
