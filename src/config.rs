@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
 
-use crate::{telemetry::LogFormat, types::ServerId};
+use crate::{
+    telemetry::LogFormat,
+    types::{BLOB_LENGTH_MAX, CHUNK_LENGTH_MAX, ServerId},
+};
 
 /// The map of all groups is one message, and a gRPC client takes 4 MiB unless told otherwise.
 const GROUPS_MAX: i64 = 4096;
@@ -101,6 +104,9 @@ pub struct FileServerOptions {
     /// Size at which a segment of the log is closed and the next begun, in bytes
     #[arg(long, env = "DFS_SEGMENT_BYTES", default_value_t = 256 << 20, value_parser = clap::value_parser!(u64).range(4 << 20..=1 << 30))]
     pub segment_bytes: u64,
+    /// A write longer than this becomes several blobs, in bytes; a file has at most 1024 pieces
+    #[arg(long, env = "DFS_BLOB_BYTES", default_value_t = BLOB_LENGTH_MAX, value_parser = clap::value_parser!(u64).range(CHUNK_LENGTH_MAX as u64..=BLOB_LENGTH_MAX))]
+    pub blob_bytes: u64,
     /// Writes are refused while less than this is free on the disk, in bytes
     #[arg(long, env = "DFS_RESERVE_BYTES", default_value_t = 512 << 20)]
     pub reserve_bytes: u64,

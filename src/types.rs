@@ -1,6 +1,6 @@
 //! The words of dfs as types: two of them can never be swapped by mistake.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use uuid::Uuid;
 
@@ -277,6 +277,8 @@ impl fmt::Display for Path {
 pub const CHUNK_LENGTH_MAX: usize = 1 << 20;
 /// Largest blob; a longer write is several. 256 MiB.
 pub const BLOB_LENGTH_MAX: u64 = 256 << 20;
+/// A write that began longer ago is never committed: whatever it staged is garbage by then.
+pub const WRITE_DURATION_MAX: Duration = Duration::from_secs(50 * 60);
 
 /// A contiguous piece of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,7 +4,10 @@ use super::{
     command::{Committed, Settled},
     model::{Change, ChangeKind, Entry, EntryKind, VersionInfo},
 };
-use crate::{pb, types::BlobId};
+use crate::{
+    pb,
+    types::{BlobId, ServerId},
+};
 
 impl From<Committed> for pb::Committed {
     fn from(committed: Committed) -> Self {
@@ -18,6 +21,8 @@ impl From<Committed> for pb::Committed {
             extent_count: committed.extent_count,
             commit_time: Some(committed.commit_time.into()),
             blobs: committed.blobs.iter().map(BlobId::to_string).collect(),
+            epoch: committed.epoch.0,
+            servers: committed.in_sync.iter().map(ServerId::to_string).collect(),
         }
     }
 }

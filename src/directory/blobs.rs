@@ -14,7 +14,8 @@ use super::{
     error::{Error, Rejected, StorageError},
     model::Blob,
     state::Effect,
-    tables::Tables,
+    tables::{self, Tables, read_stored},
+    view::View,
 };
 
 /// How long it is remembered that a blob was given up: longer than a write may take to be committed.
@@ -78,21 +79,37 @@ pub(super) fn release(tables: &mut Tables, blob: BlobId) -> Result<(), StorageEr
 }
 
 /// What became of a staged blob; if nothing, nothing ever will.
-///
-/// One that the members are deleting is to go too: a member that had deleted it may have fetched it anew from one that had
-/// not. In its time of grace it is still read, and stays.
 pub(super) fn settle(tables: &mut Tables, blob: BlobId) -> Result<Effect, Error> {
-    if let Some(Blob { inode, version, references, holders, .. }) = tables.blobs.get(key(blob))? {
-        let is_being_deleted = references == 0 && holders > 0;
-        let settled = if is_being_deleted { Settled::Abandoned } else { Settled::Committed { inode, version } };
+    let known = tables.blobs.get(key(blob))?;
+    if let Some(settled) = fate(known, || Ok(tables.abandoned.get(key(blob))?.is_some()))? {
         return Ok(Effect::Nothing(Outcome::Settled(settled)));
-    }
-    if tables.abandoned.get(key(blob))?.is_some() {
-        return Ok(Effect::Nothing(Outcome::Settled(Settled::Abandoned)));
     }
     tables.abandoned.insert(key(blob), tables.time.0)?;
     tables.abandoned_times.insert((tables.time.0, key(blob)), ())?;
     Ok(Effect::Changed(Outcome::Settled(Settled::Abandoned)))
+}
+
+/// What is known of a staged blob; nothing while it may still be committed.
+///
+/// One that the members are deleting is to go too: a member that had deleted it may have fetched it anew from one that had
+/// not. In its time of grace it is still read, and stays.
+fn fate(
+    known: Option<Blob>,
+    is_abandoned: impl FnOnce() -> Result<bool, StorageError>,
+) -> Result<Option<Settled>, StorageError> {
+    match known {
+        Some(Blob { references: 0, holders: 1.., .. }) => Ok(Some(Settled::Abandoned)),
+        Some(Blob { inode, version, .. }) => Ok(Some(Settled::Committed { inode, version })),
+        None => Ok(is_abandoned()?.then_some(Settled::Abandoned)),
+    }
+}
+
+impl View {
+    /// What became of a staged blob, for someone who cannot say that its write is over: `None` when it may still be committed.
+    pub fn fate_of(&self, blob: BlobId) -> Result<Option<Settled>, StorageError> {
+        let known = read_stored(&self.transaction, &tables::BLOBS)?.get(key(blob))?;
+        fate(known, || Ok(self.transaction.open_table(tables::ABANDONED)?.get(key(blob))?.is_some()))
+    }
 }
 
 /// A member has deleted these blobs for good; when all have, they are forgotten.

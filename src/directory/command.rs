@@ -155,7 +155,8 @@ pub enum Command {
         merged: (BlobId, u64),
         begin_time: Timestamp,
     },
-    /// What became of a staged blob; abandons it if it was never committed.
+    /// What became of a staged blob; abandons it if it was never committed. One that may still be committed is asked about
+    /// by [`super::view::View::fate_of`].
     SettleBlob {
         group: GroupId,
         blob: BlobId,
@@ -232,6 +233,10 @@ pub struct Committed {
     pub commit_time: Timestamp,
     /// The write's blobs that the version refers to: another attempt's when the id had been committed before.
     pub blobs: Vec<BlobId>,
+    /// The group's at the commit.
+    pub epoch: Epoch,
+    /// Everyone who had the write on stable storage, and was in sync, at the commit.
+    pub in_sync: Vec<ServerId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

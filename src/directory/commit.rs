@@ -4,8 +4,14 @@
 //! it still is the primary of that very configuration, that the write was not given up meanwhile, that its lock still
 //! holds and that the file is what the writer thinks it is; then the version exists, whole, or nothing has changed.
 
-use crate::types::{
-    BLOB_LENGTH_MAX, BlobId, Epoch, Extent, GroupId, Inode, ServerId, Timestamp, Version, WriteMode, crc32c_combine,
+use std::time::Duration;
+
+use crate::{
+    cluster::Group,
+    types::{
+        BLOB_LENGTH_MAX, BlobId, Epoch, Extent, GroupId, Inode, ServerId, Timestamp, Version, WRITE_DURATION_MAX,
+        WriteMode, crc32c_combine,
+    },
 };
 
 use super::{
@@ -20,10 +26,6 @@ use super::{
     tables::Tables,
 };
 
-/// A write that began longer ago can no longer be committed. Shorter than write ids and given up blobs are
-/// remembered, so that nothing can be committed after what forbids it was forgotten.
-const WRITE_DURATION_MAX_MS: u64 = 50 * 60_000;
-
 /// The file that a write is to change.
 struct Current {
     inode: Inode,
@@ -32,7 +34,7 @@ struct Current {
 }
 
 pub(super) fn commit_write(tables: &mut Tables, primary: &ServerId, commit: &WriteCommit) -> Result<Effect, Error> {
-    check_group(tables, primary, commit.group, commit.epoch)?;
+    let config = check_group(tables, primary, commit.group, commit.epoch)?;
     check_young(tables, commit.begin_time)?;
     check_pieces(tables, &commit.pieces)?;
     let mut place = namespace::locate(tables, &commit.path)?;
@@ -64,6 +66,8 @@ pub(super) fn commit_write(tables: &mut Tables, primary: &ServerId, commit: &Wri
         extent_count,
         commit_time: tables.time,
         blobs: commit.pieces.iter().map(|&(blob, _)| blob).collect(),
+        epoch: config.epoch,
+        in_sync: config.in_sync,
     })))
 }
 
@@ -92,8 +96,8 @@ fn admit(tables: &mut Tables, commit: &WriteCommit, owner: (Inode, Version)) -> 
     Ok(())
 }
 
-/// The caller is the primary of the group's present configuration, and enough members have its blobs.
-pub(super) fn check_group(tables: &Tables, primary: &ServerId, group: GroupId, epoch: Epoch) -> Result<(), Error> {
+/// The caller is the primary of the group's present configuration, which is answered, and enough members have its blobs.
+pub(super) fn check_group(tables: &Tables, primary: &ServerId, group: GroupId, epoch: Epoch) -> Result<Group, Error> {
     let needed = tables.cluster()?.settings.min_in_sync;
     let config = tables.groups.get(group.0)?.ok_or(Rejected::GroupNotFound { group })?;
     if config.epoch != epoch || !config.is_primary(primary) {
@@ -103,11 +107,13 @@ pub(super) fn check_group(tables: &Tables, primary: &ServerId, group: GroupId, e
     if have < needed {
         return Err(Rejected::NotEnoughInSync { group, needed, have }.into());
     }
-    Ok(())
+    Ok(config)
 }
 
+/// Write ids and given up blobs are remembered for longer than a write may take, so that nothing can be committed after
+/// what forbids it was forgotten.
 pub(super) fn check_young(tables: &Tables, begin_time: Timestamp) -> Result<(), Rejected> {
-    let young = tables.time.millis_since(begin_time) < WRITE_DURATION_MAX_MS;
+    let young = Duration::from_millis(tables.time.millis_since(begin_time)) < WRITE_DURATION_MAX;
     if young { Ok(()) } else { Err(Rejected::WriteExpired) }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     convert::{as_of, path},
     pb,
     status::Failure,
-    types::{AsOf, Extent, GroupId, Inode, Path, SEGMENT_LENGTH_MAX, ServerId, Version},
+    types::{AsOf, BlobId, Extent, GroupId, Inode, Path, SEGMENT_LENGTH_MAX, ServerId, Version},
 };
 
 /// Entries or versions of one page.
@@ -62,6 +62,18 @@ fn holders(directory: &Directory, extents: &[Extent]) -> (Vec<pb::Group>, Vec<pb
     let servers: BTreeSet<&ServerId> = groups.iter().flat_map(|group| &group.members).collect();
     let servers = servers.into_iter().filter_map(|server| map.servers.get(server)).map(Into::into);
     (groups.into_iter().map(Into::into).collect(), servers.collect())
+}
+
+/// What is known of staged blobs; nothing is abandoned.
+pub async fn fates(directory: &Directory, blobs: Vec<BlobId>) -> Result<pb::SettleBlobsResponse, Failure> {
+    let look = directory.reader.read(move |view| {
+        let fates = blobs.into_iter().map(|blob| Ok((blob, view.fate_of(blob)?)));
+        Ok((view.revision(), fates.collect::<Result<Vec<_>, Error>>()?))
+    });
+    let (revision, fates) = look.await?;
+    let fates =
+        fates.into_iter().map(|(blob, fate)| pb::BlobFate { blob: blob.to_string(), fate: fate.map(Into::into) });
+    Ok(pb::SettleBlobsResponse { header: directory.header(revision), fates: fates.collect() })
 }
 
 /// 0 is the most.

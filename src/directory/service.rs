@@ -96,8 +96,12 @@ impl pb::directory_server::Directory for DirectoryService {
     }
 
     async fn settle_blobs(&self, request: Request<pb::SettleBlobsRequest>) -> Answer<pb::SettleBlobsResponse> {
-        let commands = convert::settle_blobs(request.get_ref())?;
-        Ok(Response::new(mutations::settle_blobs(self.0.enter()?, commands).await?))
+        let (directory, request) = (self.0.enter()?, request.get_ref());
+        let staged = convert::settle_blobs(request)?;
+        Ok(Response::new(match request.keep_unknown {
+            true => lookups::fates(directory, staged.into_iter().map(|(blob, _)| blob).collect()).await?,
+            false => mutations::settle_blobs(directory, staged).await?,
+        }))
     }
 
     async fn raise_fence(&self, request: Request<pb::RaiseFenceRequest>) -> Answer<pb::RaiseFenceResponse> {

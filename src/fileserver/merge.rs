@@ -22,10 +22,7 @@ use super::{
 use crate::{
     pb,
     status::{Failure, Reason},
-    types::{
-        BLOB_LENGTH_MAX, CHUNK_LENGTH_MAX, Epoch, Extent, Inode, Path, Precondition, Version, WriteId, WriteMode,
-        crc32c,
-    },
+    types::{CHUNK_LENGTH_MAX, Epoch, Extent, Inode, Path, Precondition, Version, WriteId, WriteMode, crc32c},
 };
 
 /// With more extents than this a file is worth merging.
@@ -84,7 +81,7 @@ pub async fn run(node: Arc<Node>, mut queued: mpsc::Receiver<u64>) {
 /// Merges one run of a file's extents. `false`: there is nothing to merge, or it is another primary's.
 pub async fn merge_file(node: &Arc<Node>, file: File) -> Result<bool, Error> {
     let base = gather::look_up(node, &file).await?;
-    let Some(run) = choose(&base.extents) else { return Ok(false) };
+    let Some(run) = choose(&base.extents, node.blob_bytes_max) else { return Ok(false) };
     let Ok(path) = base.path.parse::<Path>() else { return Ok(false) };
     let intent = Intent {
         write_id: WriteId::random(),
@@ -201,17 +198,18 @@ async fn replace(staging: &Staging, base: &Base, run: &Range<usize>, epoch: Epoc
     node.directory.answer(node.directory.directory()?.merge_extents(request)).await.map(|_| ())
 }
 
-/// The run of extents to merge: the longest of small ones if it is worth the work, else the longest of any that fit a blob.
-pub fn choose(extents: &[Extent]) -> Option<Range<usize>> {
-    let small = longest_run(extents, SMALL_BYTES);
+/// The run of extents to merge: the longest of small ones if it is worth the work, else the longest of any that fit a blob
+/// of `blob_max` bytes.
+pub fn choose(extents: &[Extent], blob_max: u64) -> Option<Range<usize>> {
+    let small = longest_run(extents, SMALL_BYTES, blob_max);
     if small.len() >= SMALL_RUN_MIN {
         return Some(small);
     }
-    Some(longest_run(extents, BLOB_LENGTH_MAX)).filter(|run| run.len() >= ANY_RUN_MIN)
+    Some(longest_run(extents, blob_max, blob_max)).filter(|run| run.len() >= ANY_RUN_MIN)
 }
 
 /// The longest run of extents of at most `extent_max` bytes each that fits one blob; the first of several.
-fn longest_run(extents: &[Extent], extent_max: u64) -> Range<usize> {
+fn longest_run(extents: &[Extent], extent_max: u64, blob_max: u64) -> Range<usize> {
     let (mut longest, mut start, mut bytes) = (0..0, 0, 0);
     for (index, extent) in extents.iter().enumerate() {
         if extent.length > extent_max {
@@ -219,7 +217,7 @@ fn longest_run(extents: &[Extent], extent_max: u64) -> Range<usize> {
             continue;
         }
         bytes += extent.length;
-        while bytes > BLOB_LENGTH_MAX {
+        while bytes > blob_max {
             bytes -= extents.get(start).map_or(bytes, |first| first.length);
             start += 1;
         }
@@ -233,7 +231,7 @@ fn longest_run(extents: &[Extent], extent_max: u64) -> Range<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{BlobId, GroupId};
+    use crate::types::{BLOB_LENGTH_MAX, BlobId, GroupId};
 
     fn some_extents(lengths: &[u64]) -> Vec<Extent> {
         let extent = |length: &u64| Extent {
@@ -249,19 +247,19 @@ mod tests {
     fn small_extents_behind_a_large_one_are_merged_without_it() {
         let mut lengths = vec![BLOB_LENGTH_MAX, 10 << 20];
         lengths.extend([100; 64]);
-        assert_eq!(choose(&some_extents(&lengths)), Some(2..66));
+        assert_eq!(choose(&some_extents(&lengths), BLOB_LENGTH_MAX), Some(2..66));
     }
 
     #[test]
     fn when_few_are_small_larger_ones_are_merged_up_to_a_blob() {
         let lengths = [10 << 20; 70];
-        assert_eq!(choose(&some_extents(&lengths)), Some(0..25));
+        assert_eq!(choose(&some_extents(&lengths), BLOB_LENGTH_MAX), Some(0..25));
     }
 
     #[test]
     fn what_cannot_get_better_is_left_alone() {
-        assert_eq!(choose(&[]), None);
-        assert_eq!(choose(&some_extents(&[BLOB_LENGTH_MAX; 70])), None);
-        assert_eq!(choose(&some_extents(&[1, 2, 3])), None);
+        assert_eq!(choose(&[], BLOB_LENGTH_MAX), None);
+        assert_eq!(choose(&some_extents(&[BLOB_LENGTH_MAX; 70]), BLOB_LENGTH_MAX), None);
+        assert_eq!(choose(&some_extents(&[1, 2, 3]), BLOB_LENGTH_MAX), None);
     }
 }

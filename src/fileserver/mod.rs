@@ -176,6 +176,7 @@ fn assemble(
         committer,
         merges,
         staged_ttl: options.staged_ttl,
+        blob_bytes_max: options.blob_bytes,
         directory_time: Default::default(),
         tasks: TaskTracker::new(),
         shutdown: shutdown.clone(),

@@ -77,6 +77,8 @@ pub struct Node {
     pub committer: Committer,
     pub merges: Merges,
     pub staged_ttl: Duration,
+    /// A write that is longer becomes several blobs. At least a chunk.
+    pub blob_bytes_max: u64,
     /// The Directory's time in milliseconds, as last heard; never goes back.
     pub directory_time: AtomicU64,
     pub tasks: TaskTracker,

@@ -2,4 +2,7 @@
 
 mod failures;
 mod refusals;
+mod retries;
+mod settling;
+mod stalls;
 mod writes;

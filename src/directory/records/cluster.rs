@@ -85,7 +85,7 @@ impl Record<&str> for Cluster {
     }
 }
 
-fn servers(ids: &[String]) -> Read<Vec<ServerId>> {
+pub(super) fn servers(ids: &[String]) -> Read<Vec<ServerId>> {
     ids.iter().map(|id| text(id, "a server id is malformed")).collect()
 }
 

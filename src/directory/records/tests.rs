@@ -103,6 +103,8 @@ fn outcomes_are_read_as_written() {
         extent_count: 7,
         commit_time: Timestamp(8),
         blobs: vec![BlobId(Uuid::from_u128(9))],
+        epoch: Epoch(10),
+        in_sync: vec!["a".parse().unwrap(), "b".parse().unwrap()],
     };
     let outcomes =
         [Outcome::Entry(Box::new(entry)), Outcome::Deleted { count: 9 }, Outcome::Committed(committed), Outcome::Done];

@@ -8,10 +8,12 @@ use crate::{
         model::{Entry, WriteRecord},
     },
     pb::storage::directory as disk,
-    types::{BlobId, Inode, Revision, Timestamp, Version},
+    types::{BlobId, Epoch, Inode, Revision, ServerId, Timestamp, Version},
 };
 
-use super::{Damage, Read, Record, attributes_in, attributes_out, id, kind_in, kind_out, parse, path, uuid};
+use super::{
+    Damage, Read, Record, attributes_in, attributes_out, cluster::servers, id, kind_in, kind_out, parse, path, uuid,
+};
 
 /// A path names its parent and name already: the node of an outcome leaves them empty.
 fn entry_out(entry: &Entry) -> disk::EntryOutcome {
@@ -55,6 +57,8 @@ fn committed_out(committed: &Committed) -> disk::CommittedOutcome {
         extent_count: committed.extent_count,
         commit_time: committed.commit_time.0,
         blobs: committed.blobs.iter().map(|blob| id(blob.as_bytes())).collect(),
+        epoch: committed.epoch.0,
+        in_sync: committed.in_sync.iter().map(ServerId::to_string).collect(),
     }
 }
 
@@ -69,6 +73,8 @@ fn committed_in(committed: disk::CommittedOutcome) -> Read<Committed> {
         extent_count: committed.extent_count,
         commit_time: Timestamp(committed.commit_time),
         blobs: committed.blobs.iter().map(|blob| uuid(blob, BlobId::from_bytes)).collect::<Read<_>>()?,
+        epoch: Epoch(committed.epoch),
+        in_sync: servers(&committed.in_sync)?,
     })
 }
 

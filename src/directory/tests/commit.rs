@@ -209,7 +209,10 @@ fn a_blob_that_was_given_up_is_never_committed_and_a_committed_one_is_never_give
         world.expect(Command::SettleBlob { group, blob })
     };
     use crate::directory::command::Settled;
+    let fate = |world: &World, commit: &WriteCommit| world.view().fate_of(commit.pieces[0].0).unwrap();
+    assert_eq!(fate(&world, &commit), None);
     assert_eq!(settle(&mut world, &commit), Outcome::Settled(Settled::Abandoned));
+    assert_eq!(fate(&world, &commit), Some(Settled::Abandoned));
     assert_eq!(settle(&mut world, &commit), Outcome::Settled(Settled::Abandoned));
     assert_eq!(world.try_commit(commit.clone()), Err(Rejected::WriteExpired));
     world.pass(HOUR);
@@ -218,8 +221,10 @@ fn a_blob_that_was_given_up_is_never_committed_and_a_committed_one_is_never_give
     assert_eq!(world.try_commit(commit.clone()), Err(Rejected::WriteExpired), "by its age, once that is forgotten");
 
     let again = WriteCommit { write_id: commit.write_id, ..world.a_replace("/f", b"x", if_version(0)) };
+    assert_eq!(fate(&world, &again), None, "asking so gives nothing up");
     let committed = world.try_commit(again.clone()).unwrap();
     let owner = Settled::Committed { inode: committed.inode, version: committed.version };
+    assert_eq!(fate(&world, &again), Some(owner));
     assert_eq!(settle(&mut world, &again), Outcome::Settled(owner), "the same write with another blob went through");
 }
 
@@ -229,8 +234,9 @@ fn a_retry_through_another_primary_gets_the_first_receipt_and_its_blobs() {
     let commit = world.a_replace("/f", b"x", if_version(0));
     let first = world.try_commit(commit.clone()).unwrap();
     let config = world.group(commit.group.0);
+    assert_eq!((first.epoch, &first.in_sync), (config.epoch, &config.in_sync), "those who have it");
     world.expect(Command::MarkDown { server: config.primary.unwrap() });
-    world.write("/f", b"y");
+    assert_ne!(world.write("/f", b"y").in_sync, first.in_sync);
     let retry = WriteCommit { write_id: commit.write_id, ..world.a_replace("/f", b"x", if_version(0)) };
     assert_ne!(retry.pieces, commit.pieces);
     assert_eq!(world.try_commit(retry), Ok(first));

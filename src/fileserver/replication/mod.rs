@@ -9,7 +9,7 @@ pub mod sender;
 
 use std::sync::{
     Arc, Mutex, MutexGuard,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, futures::Notified};
@@ -39,6 +39,7 @@ pub struct Progress {
     state: Mutex<State>,
     changed: Notify,
     moved: AtomicU64,
+    interrupted: AtomicBool,
 }
 
 struct State {
@@ -49,7 +50,12 @@ struct State {
 impl Progress {
     pub fn new(primary: ServerId) -> Self {
         let state = State { copies: Copies::new(primary), refusals: Vec::new() };
-        Self { state: Mutex::new(state), changed: Notify::new(), moved: AtomicU64::new(0) }
+        Self {
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            moved: AtomicU64::new(0),
+            interrupted: AtomicBool::new(false),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -85,8 +91,14 @@ impl Progress {
     }
 
     pub fn lost(&self, blob: BlobId, member: &ServerId) {
+        self.interrupted.store(true, Ordering::Relaxed);
         self.state().copies.lost(blob, member);
         self.changed.notify_one();
+    }
+
+    /// Whether a copy was ever lost: its member may have kept it, and not hear on any stream what became of the write.
+    pub fn was_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
     }
 
     /// The copy stays marked as on its way until whoever takes the refusal says [`Self::lost`].

@@ -4,7 +4,7 @@
 //! Messages are applied in order; only waiting for the disk is not, so that many blobs share one sync. While the store has
 //! no room this end stops reading, which slows the primary down, and says by unasked pongs that it is alive.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,8 +32,11 @@ const ANSWERS_MAX: usize = 256;
 const SEALS_MAX: usize = 1024;
 const BUSY_INTERVAL: Duration = Duration::from_millis(500);
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// A primary pings; one that says nothing for this long is gone.
+/// A primary pings; one that says nothing, or takes no answer, for this long is gone.
 const SILENCE: Duration = Duration::from_secs(30);
+/// What was read before the primary went is brought to the disk within this. A disk that hangs for longer must not collect what
+/// one stream after the other leaves.
+const LEFT_OVER_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Answers = mpsc::Sender<Result<pb::ReplicateResponse, Status>>;
 pub type AnswerStream = ReceiverStream<Result<pb::ReplicateResponse, Status>>;
@@ -86,13 +89,22 @@ async fn run(
     };
     let (queue, queued) = mpsc::channel(QUEUE_MAX);
     // Both end when either does; the receiver's end is what throws unfinished blobs away.
-    let (read, ()) = tokio::join!(read(requests, queue, answers), receiver.apply_all(queued));
+    let mut applying = pin!(receiver.apply_all(queued));
+    let mut reading = pin!(read(requests, queue, answers));
+    let read = tokio::select! {
+        read = &mut reading => read,
+        () = &mut applying => return reading.await,
+    };
+    if tokio::time::timeout(LEFT_OVER_TIMEOUT, applying).await.is_err() {
+        tracing::warn!("the disk does not take what a stream has left");
+    }
     read
 }
 
 async fn say(answers: &Answers, answer: Answer) -> Result<(), Failure> {
     let response = pb::ReplicateResponse { message: Some(answer) };
-    answers.send(Ok(response)).await.map_err(|_| Failure::new(Reason::Unavailable, "the primary is gone"))
+    let sent = answers.send_timeout(Ok(response), SILENCE).await;
+    sent.map_err(|_| Failure::new(Reason::Unavailable, "the primary is gone"))
 }
 
 /// Reads, answers pings at once, and hands on the rest.

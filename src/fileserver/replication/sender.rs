@@ -2,8 +2,9 @@
 //!
 //! There are a few streams to each peer, each on a connection of its own, shared by all groups and writes; a write stays on
 //! one of them. What is queued is bounded by the frames' share of the process's memory and by the queue's length: a slow peer
-//! slows down its writers and nobody else. A peer that says nothing for two seconds counts as hung: the stream is given up,
-//! everything that was on it is lost to its writes, and the peer is suspected.
+//! slows down its writers and nobody else. A peer that says nothing for two seconds counts as hung, and so does one that
+//! answers pings and takes no frame for a while, as with a disk that hangs: the stream is given up, everything that was on it
+//! is lost to its writes, and the peer is suspected.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,7 +13,10 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{
+        mpsc::{self, error::SendTimeoutError},
+        oneshot, watch,
+    },
     time::{Instant, MissedTickBehavior},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -39,6 +43,8 @@ const QUEUE_FRAMES_MAX: usize = 32;
 const PING_INTERVAL: Duration = Duration::from_millis(500);
 /// A peer answers pings, and says so when it is busy: silent for more intervals than this, it hangs.
 const QUIET_MAX: u32 = 3;
+/// A peer that takes not one frame for so long hangs, though it may answer: as patient as with one that acknowledges nothing.
+const STALL_PATIENCE: Duration = Duration::from_secs(4);
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(2);
 /// A broken stream that is not back after this makes its peer suspect.
 const RECONNECT_PATIENCE: Duration = Duration::from_secs(1);
@@ -88,7 +94,8 @@ impl Connection {
         }
     }
 
-    /// Waits for room in the queue. `false`: the connection is gone.
+    /// Waits for room in the queue. `false`: the connection is gone; it goes when the peer takes nothing any more, so this wait
+    /// has an end.
     pub async fn send(&self, message: Request, memory: Option<Memory>) -> bool {
         self.queue.send(Outgoing { message, _memory: memory }).await.is_ok()
     }
@@ -241,7 +248,7 @@ impl Link {
                 suspect_at = Instant::now() + RECONNECT_PATIENCE;
                 tracing::info!(peer = %self.peer, ?ended, "replication stream ended");
             }
-            if ended == End::Silent || Instant::now() >= suspect_at {
+            if matches!(ended, End::Silent | End::Stalled) || Instant::now() >= suspect_at {
                 self.peers.suspicion.suspect(&self.peer);
                 suspect_at = Instant::now() + RECONNECT_PATIENCE;
             }
@@ -274,7 +281,7 @@ impl Link {
         let connection = Connection { peer: self.peer.clone(), queue, followers };
         self.slot.send_replace(Some(connection.clone()));
         tokio::select! {
-            () = pump(frames, &to_wire) => End::Broken,
+            end = pump(frames, &to_wire) => end,
             () = ping(&to_wire) => End::Broken,
             end = listen(&connection, answers) => end,
         }
@@ -304,6 +311,7 @@ enum End {
     Unreachable,
     Broken,
     Silent,
+    Stalled,
 }
 
 fn request(message: Request) -> pb::ReplicateRequest {
@@ -311,12 +319,15 @@ fn request(message: Request) -> pb::ReplicateRequest {
 }
 
 /// The queue is kept apart from what the transport holds, so that all of it is given back at once when the stream ends.
-async fn pump(mut frames: mpsc::Receiver<Outgoing>, to_wire: &mpsc::Sender<pb::ReplicateRequest>) {
+async fn pump(mut frames: mpsc::Receiver<Outgoing>, to_wire: &mpsc::Sender<pb::ReplicateRequest>) -> End {
     while let Some(frame) = frames.recv().await {
-        if to_wire.send(request(frame.message)).await.is_err() {
-            return;
+        match to_wire.send_timeout(request(frame.message), STALL_PATIENCE).await {
+            Ok(()) => {}
+            Err(SendTimeoutError::Timeout(_)) => return End::Stalled,
+            Err(SendTimeoutError::Closed(_)) => return End::Broken,
         }
     }
+    End::Broken
 }
 
 async fn ping(to_wire: &mpsc::Sender<pb::ReplicateRequest>) {
@@ -350,5 +361,49 @@ async fn listen(connection: &Connection, mut answers: Streaming<pb::ReplicateRes
             tracing::warn!(peer = %connection.peer, %failure, "peer sent an answer that makes no sense");
             return End::Broken;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn a_frame() -> Outgoing {
+        Outgoing { message: Request::Discard(pb::ReplicateDiscard::default()), _memory: None }
+    }
+
+    /// Fills the queue behind a wire of two frames, and pumps.
+    async fn pump_until_the_end(take: impl AsyncFn(&mut mpsc::Receiver<pb::ReplicateRequest>)) -> (End, Duration) {
+        let (queue, frames) = mpsc::channel(QUEUE_FRAMES_MAX);
+        for _ in 0..QUEUE_FRAMES_MAX {
+            queue.try_send(a_frame()).unwrap_or_else(|_| panic!("there is room"));
+        }
+        let (to_wire, mut wire) = mpsc::channel(2);
+        let begun = Instant::now();
+        let ended = tokio::select! {
+            ended = pump(frames, &to_wire) => ended,
+            () = async { take(&mut wire).await; std::future::pending().await } => End::Unreachable,
+        };
+        (ended, begun.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_is_given_up() {
+        let (ended, after) = pump_until_the_end(async |_| {}).await;
+        assert_eq!((ended, after.as_secs()), (End::Stalled, STALL_PATIENCE.as_secs()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_is_slow_is_waited_for() {
+        const TAKEN: usize = 10;
+        let pause = STALL_PATIENCE - Duration::from_secs(1);
+        let slowly = async |wire: &mut mpsc::Receiver<pb::ReplicateRequest>| {
+            for _ in 0..TAKEN {
+                tokio::time::sleep(pause).await;
+                wire.recv().await;
+            }
+        };
+        let (ended, after) = pump_until_the_end(slowly).await;
+        assert_eq!((ended, after), (End::Stalled, pause * TAKEN as u32 + STALL_PATIENCE));
     }
 }

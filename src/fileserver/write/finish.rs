@@ -66,7 +66,12 @@ impl Finish<'_> {
 
     /// `None`: not committed, and it may be tried again.
     async fn commit(&mut self, group: &Group, epoch: Epoch) -> Result<Option<Done>, Error> {
-        let patched = self.patched().await?;
+        // Where a patch cannot be prepared the commit is asked for all the same, on top of no version: a write id that was
+        // committed before has its receipt whatever has become of the file since, and any other is refused.
+        let (patched, unprepared) = match self.patched().await {
+            Ok(patched) => (patched, None),
+            Err(error) => (None, Some(error)),
+        };
         let commit = self.request(epoch, patched);
         let asked = timeout_at(self.patience.deadline, self.staging.node.committer.commit(commit)).await;
         match asked {
@@ -74,7 +79,10 @@ impl Finish<'_> {
                 self.after_commit(&committed);
                 Ok(Some((self.receipt(group, epoch, &committed), committed)))
             }
-            Ok(Err(NotCommitted::Refused(failure))) => self.refused(failure, patched.is_some()).await.map(|()| None),
+            Ok(Err(NotCommitted::Refused(failure))) => match unprepared {
+                Some(error) if failure.reason != Reason::StaleEpoch => Err(error),
+                _ => self.refused(failure, patched.is_some()).await.map(|()| None),
+            },
             Ok(Err(NotCommitted::Unknown(failure))) => {
                 tracing::debug!(%failure, "commit not answered, asking again");
                 self.uncertain = true;
@@ -160,7 +168,14 @@ impl Finish<'_> {
         }
     }
 
+    /// Epoch and servers are those of the commit, which may have been asked for long ago, elsewhere. Only one that an earlier
+    /// version of the Directory recorded does not say; then the members in sync now are named, for they have all that is
+    /// committed.
     fn receipt(&self, group: &Group, epoch: Epoch, committed: &pb::Committed) -> pb::WriteReceipt {
+        let (epoch, servers) = match committed.servers.as_slice() {
+            [] => (epoch.0, group.in_sync.iter().map(ServerId::to_string).collect()),
+            servers => (committed.epoch, servers.to_vec()),
+        };
         pb::WriteReceipt {
             path: self.staging.intent.path.to_string(),
             inode: committed.inode,
@@ -171,8 +186,8 @@ impl Finish<'_> {
             offset: committed.offset,
             commit_time: committed.commit_time,
             group: self.staging.group.0,
-            epoch: epoch.0,
-            servers: group.required().map(ServerId::to_string).collect(),
+            epoch,
+            servers,
         }
     }
 }

@@ -21,11 +21,11 @@ use crate::{
         in_flight::Attempt,
         node::Node,
         replication::{Memory, Progress, sender::Connection},
+        settle,
+        store::Staged,
     },
     pb::{self, replicate_request::Message as Request},
-    types::{
-        BLOB_LENGTH_MAX, BlobId, CHUNK_LENGTH_MAX, GroupId, Inode, ServerId, Timestamp, Version, crc32c, crc32c_combine,
-    },
+    types::{BlobId, CHUNK_LENGTH_MAX, GroupId, Inode, ServerId, Timestamp, Version, crc32c, crc32c_combine},
 };
 
 /// A client that sends nothing of a write that it has begun for so long has given it up.
@@ -138,7 +138,7 @@ impl Staging {
         }
         self.checksum = crc32c_combine(self.checksum, checksum, data.len() as u64);
         self.length += data.len() as u64;
-        let room = BLOB_LENGTH_MAX - self.open_piece().map_or(0, |piece| piece.length);
+        let room = self.node.blob_bytes_max - self.open_piece().map_or(0, |piece| piece.length);
         if data.len() as u64 <= room {
             return self.chunk(data, checksum, &memory).await;
         }
@@ -164,7 +164,7 @@ impl Staging {
         let (blob, offset, length) = (piece.blob, piece.length, data.len() as u64);
         piece.checksum = crc32c_combine(piece.checksum, checksum, length);
         piece.length += length;
-        let is_full = piece.length == BLOB_LENGTH_MAX;
+        let is_full = piece.length == self.node.blob_bytes_max;
 
         let message = pb::ReplicateChunk { blob: blob.to_string(), offset, data: data.clone(), checksum };
         let sends = self
@@ -257,11 +257,17 @@ impl Staging {
         }
     }
 
-    /// Throws the blobs away, here and at the members.
+    /// Throws the blobs away, here and at the members; those that do not hear of it now learn it from the Directory.
     pub async fn discard(mut self) {
         self.seals.shutdown().await;
         for piece in &self.pieces {
             self.discard_one(piece.blob).await;
+        }
+        if self.progress.was_interrupted() && !self.pieces.is_empty() {
+            let (group, write_id) = (self.group, self.intent.write_id);
+            let blobs: Vec<Staged> =
+                self.pieces.iter().map(|piece| Staged { group, write_id, blob: piece.blob }).collect();
+            settle::abandon(&self.node, &blobs).await;
         }
     }
 

@@ -19,6 +19,7 @@ use tonic::{Streaming, transport::Channel};
 use super::{
     directory::{RunningDirectory, start_directory, start_directory_at},
     fake_fileserver::wait_for_map,
+    gate::Gate,
     wait_until, within_deadline,
 };
 
@@ -57,8 +58,18 @@ pub async fn start_cluster() -> Cluster {
 pub async fn start_cluster_with(settings: Settings) -> Cluster {
     let folder = TempDir::new().expect("a folder");
     let directory = start_directory(&folder.path().join("directory-1"), &settings.directory).await;
+    start_cluster_beside(folder, directory, settings, &SERVERS).await
+}
+
+/// Starts these servers beside whoever has registered before, and waits until every group has three in sync.
+pub async fn start_cluster_beside(
+    folder: TempDir,
+    directory: RunningDirectory,
+    settings: Settings,
+    servers: &[&str],
+) -> Cluster {
     let mut cluster = Cluster { directory, servers: BTreeMap::new(), settings, folder };
-    for id in SERVERS {
+    for id in servers {
         cluster.start_server(id).await;
     }
     cluster.wait_until_in_sync(3).await;
@@ -74,6 +85,19 @@ impl Cluster {
     /// Starts a server on the data it left, if any, on a new port.
     pub async fn start_server(&mut self, id: &str) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        self.start_server_on(listener, id, &["--reserve-bytes", "1"]);
+    }
+
+    /// Starts a server that the others reach through the gate alone; it reaches the others, and a test reaches it, anyhow.
+    pub async fn start_server_behind_gate(&mut self, id: &str) -> Gate {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let gate = Gate::before(&listener.local_addr().expect("the port's address").to_string()).await;
+        gate.shut();
+        self.start_server_on(listener, id, &["--reserve-bytes", "1", "--advertise", &gate.address]);
+        gate
+    }
+
+    fn start_server_on(&mut self, listener: TcpListener, id: &str, more: &[&str]) {
         let address = listener.local_addr().expect("the port's address").to_string();
         let data = self.data_folder(id);
         let data = data.to_str().expect("a path of text");
@@ -81,7 +105,8 @@ impl Cluster {
         let fixed = fixed.into_iter().chain(["--directory", &self.directory.address]);
         let options = FileServerOptions::parse_from(
             fixed
-                .chain(["--segment-bytes", "8388608", "--reserve-bytes", "1"])
+                .chain(["--segment-bytes", "8388608"])
+                .chain(more.iter().copied())
                 .chain(self.settings.fileserver.iter().copied()),
         );
         let shutdown = CancellationToken::new();

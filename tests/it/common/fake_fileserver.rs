@@ -53,8 +53,18 @@ pub fn a_beat(id: &str, store: &str) -> pb::HeartbeatRequest {
 
 /// Registers a server and keeps its lease until it is dropped. A probe of it is answered by the Directory's own health.
 pub async fn start_fake_fileserver(directory: &RunningDirectory, id: &str, store: &str) -> FakeFileServer {
+    start_fake_fileserver_at(directory, id, store, &directory.address).await
+}
+
+/// As [`start_fake_fileserver`], with an address where somebody else does the rest of its part.
+pub async fn start_fake_fileserver_at(
+    directory: &RunningDirectory,
+    id: &str,
+    store: &str,
+    address: &str,
+) -> FakeFileServer {
     let mut cluster = directory.cluster();
-    let registration = pb::RegisterServerRequest { address: directory.address.clone(), ..a_registration(id, store) };
+    let registration = pb::RegisterServerRequest { address: address.to_owned(), ..a_registration(id, store) };
     let registered = cluster.register_server(registration).await.expect("registers").into_inner();
     let (map_sender, maps) = watch::channel(registered.cluster_map.expect("a map"));
     let deleted = Arc::new(Mutex::new(BTreeSet::new()));

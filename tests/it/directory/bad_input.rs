@@ -75,7 +75,7 @@ async fn bad_ids_and_missing_parts_are_refused() {
                 pb::CreateDirectoryRequest { write_id: id.into(), path: "/never".into(), ..Default::default() };
             expect_bad_field(client.create_directory(create).await, "write_id");
             let staged = pb::StagedBlob { group: 0, write_id: fresh_id(), blob: id.into() };
-            let settle = pb::SettleBlobsRequest { server_id: "a".into(), blobs: vec![staged] };
+            let settle = pb::SettleBlobsRequest { server_id: "a".into(), blobs: vec![staged], keep_unknown: false };
             expect_bad_field(client.settle_blobs(settle).await, "blobs.blob");
             let registration = a_registration("fileserver-a", id);
             expect_bad_field(running.cluster().register_server(registration).await, "store_id");
@@ -174,10 +174,10 @@ async fn batches_have_a_limit() {
         let staged =
             || pb::StagedBlob { group: 0, write_id: WriteId::random().to_string(), blob: BlobId::random().to_string() };
         let blobs = (0..10_001).map(|_| staged()).collect();
-        let request = pb::SettleBlobsRequest { server_id: "a".into(), blobs };
+        let request = pb::SettleBlobsRequest { server_id: "a".into(), blobs, ..Default::default() };
         expect_bad_field(client.settle_blobs(request).await, "blobs");
         let blobs = (0..10_000).map(|_| staged()).collect();
-        let request = pb::SettleBlobsRequest { server_id: "a".into(), blobs };
+        let request = pb::SettleBlobsRequest { server_id: "a".into(), blobs, ..Default::default() };
         assert_eq!(client.settle_blobs(request).await.expect("fits").into_inner().fates.len(), 10_000);
         running.stop().await;
     })

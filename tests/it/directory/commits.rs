@@ -220,12 +220,21 @@ async fn what_was_settled_as_abandoned_is_never_committed() {
         write_id: commit.write_id.clone(),
         blob: commit.pieces[0].blob.clone(),
     };
-    let request =
-        pb::SettleBlobsRequest { server_id: "fileserver-a".into(), blobs: vec![staged(&committed), staged(&lost)] };
-    let settled = primary.directory.settle_blobs(request).await.expect("settles").into_inner();
-    let fates: Vec<_> = settled.fates.into_iter().map(|fate| fate.fate.expect("a fate")).collect();
+    let ask = async |keep_unknown| {
+        let request = pb::SettleBlobsRequest {
+            server_id: "fileserver-a".into(),
+            blobs: vec![staged(&committed), staged(&lost)],
+            keep_unknown,
+        };
+        let settled = running.directory().settle_blobs(request).await.expect("settles").into_inner();
+        settled.fates.into_iter().map(|fate| fate.fate).collect::<Vec<_>>()
+    };
     let owner = pb::BlobOwner { inode: receipt.inode, version: 1 };
-    assert_eq!(fates, [pb::blob_fate::Fate::Committed(owner), pb::blob_fate::Fate::Abandoned(true)]);
+    let kept = Some(pb::blob_fate::Fate::Committed(owner));
+    let abandoned = Some(pb::blob_fate::Fate::Abandoned(true));
+    assert_eq!(ask(true).await, [kept, None], "nothing is known of the other");
+    assert_eq!(ask(false).await, [kept, abandoned]);
+    assert_eq!(ask(true).await, [kept, abandoned]);
     expect_refused(primary.commit(lost.clone()).await, Reason::WriteExpired);
     let retried =
         pb::WriteCommit { pieces: vec![pb::BlobPiece { blob: BlobId::random().to_string(), length: 4 }], ..lost };

@@ -68,6 +68,37 @@ async fn a_replica_that_goes_in_the_middle_of_a_write_does_not_stop_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_joins_in_the_middle_of_a_write_has_all_of_it() {
+    let settings =
+        Settings { fileserver: vec!["--staged-ttl", "2s", "--blob-bytes", "1048576"], ..Settings::default() };
+    let mut cluster = start_cluster_with(settings).await;
+    let replica = a_replica(&cluster, "/big").await;
+    cluster.stop_server(&replica).await;
+    cluster.wait_until_in_sync(2).await;
+    let mut stream = cluster.write_stream("/big").await;
+    let (write_id, data) = (WriteId::random(), some_bytes(9, 5 << 19));
+    stream.begin(write_id, replace("/big", 0)).await;
+    let (first, second) = data.split_at(3 << 19);
+    for frame in first.chunks(1 << 18) {
+        stream.data(write_id, frame).await;
+    }
+    // One blob is whole, and one is open, when it joins.
+    cluster.start_server(&replica).await;
+    cluster.wait_until_in_sync(3).await;
+    for frame in second.chunks(1 << 18) {
+        stream.data(write_id, frame).await;
+    }
+    stream.end(write_id, &data).await;
+    let receipt = stream.answer(write_id).await.expect("written");
+    assert_eq!(receipt.servers, SERVERS, "{receipt:?}");
+    for id in SERVERS {
+        assert!(cluster.read_from(id, "/big").await == data, "{id}");
+    }
+    cluster.wait_until_blobs(3).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn below_min_in_sync_a_write_fails_and_nothing_is_visible() {
     let mut cluster = start_cluster().await;
     cluster.write(replace("/a", 0), b"kept").await;

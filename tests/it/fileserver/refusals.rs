@@ -167,6 +167,31 @@ async fn a_client_that_vanishes_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_clients_that_vanish_leave_neither_blobs_nor_memory_taken() {
+    let cluster = start_cluster().await;
+    // More than all that may be on its way through a server at a time.
+    for client in 0..20 {
+        let (stream, write_id) = stream_and_id(&cluster, "/gone").await;
+        stream.begin(write_id, replace("/gone", 0)).await;
+        for _ in 0..4 {
+            stream.data(write_id, &some_bytes(client, 1 << 20)).await;
+        }
+    }
+    expect_nothing_left(&cluster, "/gone").await;
+    let data = some_bytes(1, 8 << 20);
+    let mut writes = tokio::task::JoinSet::new();
+    for number in 0..12 {
+        let path = format!("/after-{number}");
+        let (mut stream, data) = (cluster.write_stream(&path).await, data.clone());
+        writes.spawn(async move { stream.write(WriteId::random(), replace(&path, 0), &data).await });
+    }
+    for written in writes.join_all().await {
+        assert_eq!(written.expect("written").size, data.len() as u64);
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_is_given_up_leaves_nothing() {
     let cluster = start_cluster().await;
     let (mut stream, write_id) = stream_and_id(&cluster, "/given-up").await;

@@ -2,7 +2,9 @@
 
 use dfs::types::{WriteId, crc32c};
 
-use crate::common::cluster::{SERVERS, append, patch, replace, some_bytes, start_cluster};
+use crate::common::cluster::{
+    SERVERS, Settings, append, patch, replace, some_bytes, start_cluster, start_cluster_with,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_is_on_every_disk_with_the_same_checksum_when_it_is_acknowledged() {
@@ -94,5 +96,43 @@ async fn a_retry_with_the_same_write_id_writes_once() {
     assert_eq!(cluster.read_from(SERVERS[0], "/a").await, b"once");
     // The blob of the second attempt is nobody's.
     cluster.wait_until_blobs(1).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_longer_than_a_blob_is_several_and_reads_back() {
+    const BLOB: usize = 1 << 20;
+    let settings = Settings { fileserver: vec!["--blob-bytes", "1048576"], ..Settings::default() };
+    let cluster = start_cluster_with(settings).await;
+    let mut stream = cluster.write_stream("/big").await;
+    let (write_id, mut expected) = (WriteId::random(), some_bytes(1, 3 * BLOB + 500_000));
+    stream.begin(write_id, replace("/big", 0)).await;
+    // Frames that fit no blob evenly.
+    for frame in expected.chunks(700_001) {
+        stream.data(write_id, frame).await;
+    }
+    stream.end(write_id, &expected).await;
+    let receipt = stream.answer(write_id).await.expect("written");
+    assert_eq!((receipt.version, receipt.size, receipt.checksum), (1, expected.len() as u64, crc32c(&expected)));
+    let lengths = async || {
+        let file = cluster.look_up("/big").await.expect("there");
+        file.extents.iter().map(|extent| extent.length as usize).collect::<Vec<_>>()
+    };
+    assert_eq!(lengths().await, [BLOB, BLOB, BLOB, 500_000]);
+
+    let tail = some_bytes(2, 2 * BLOB);
+    cluster.try_write(append("/big"), &tail).await.expect("appended");
+    expected.extend_from_slice(&tail);
+    // From the middle of one blob over a whole one into a third.
+    let (offset, patched) = (BLOB / 2, some_bytes(3, 2 * BLOB));
+    let receipt = cluster.try_write(patch("/big", offset as u64, 2), &patched).await.expect("patched");
+    expected[offset..offset + patched.len()].copy_from_slice(&patched);
+    assert_eq!((receipt.size, receipt.checksum), (expected.len() as u64, crc32c(&expected)));
+    assert_eq!(lengths().await, [BLOB / 2, BLOB, BLOB, BLOB / 2, 500_000, BLOB, BLOB]);
+    for id in SERVERS {
+        assert!(cluster.read_from(id, "/big").await == expected, "{id}");
+    }
+    // Four, two and two; the one that lies whole under the patch is the first version's still.
+    cluster.wait_until_blobs(8).await;
     cluster.stop().await;
 }
