@@ -6,10 +6,13 @@ use dfs::client::{Client, CreateDirectory, LockMode, Options, Path, ReadOptions,
 use futures::TryStreamExt;
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = std::env::var("DFS_DIRECTORY").unwrap_or_else(|_| "localhost:7070".to_owned());
     let client = Client::connect(Options::new(directory.split(','))).await?;
+    tour(&client).await
+}
 
+pub async fn tour(client: &Client) -> Result<(), Box<dyn std::error::Error>> {
     let folder: Path = "/quickstart".parse()?;
     client.create_directory(&folder, CreateDirectory { parents: true, mode: None }).await?;
     let path = folder.join("greeting")?;

@@ -55,13 +55,19 @@ impl Readiness {
     }
 }
 
+impl Default for Services {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Services {
     /// With health; nothing is ready yet.
-    pub fn new() -> anyhow::Result<Self> {
+    pub fn new() -> Self {
         let (health, health_service) = tonic_health::server::health_reporter();
         let mut routes = RoutesBuilder::default();
         routes.add_service(health_service);
-        Ok(Self { routes, health, names: Vec::new() })
+        Self { routes, health, names: Vec::new() }
     }
 
     /// Adds a generated server.

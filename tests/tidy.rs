@@ -27,7 +27,7 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("lock", &["types", "pb", "cluster", "config", "convert", "durable", "serve", "status", "token"]),
     ("fileserver", &["types", "pb", "cluster", "config", "convert", "durable", "serve", "status"]),
     ("client", &["types", "pb", "cluster", "convert", "serve", "status"]),
-    ("cli", &["types", "client", "cluster", "config", "status", "telemetry"]),
+    ("cli", &["types", "client", "cluster", "config", "durable", "status", "telemetry"]),
     ("bin", &["cli", "config", "telemetry", "serve", "directory", "lock", "fileserver"]),
     ("lib", &[]),
 ];

@@ -12,7 +12,6 @@ use super::{
 #[command(
     name = "dfs-cli",
     version,
-    disable_help_subcommand = true,
     after_help = "Without a command, on a terminal: the shell. Exit codes: 0 ok, 1 other, 2 usage, 3 not found, \
                   4 conflict, 5 lock, 6 unavailable, 7 auth, 8 integrity, 9 partial, 10 unhealthy, 11 space."
 )]
@@ -144,7 +143,7 @@ impl Command {
             Self::Watch(arguments) => watch::run(context, arguments).await,
             Self::Ping => diagnose::ping(context).await,
             Self::Ready(arguments) => diagnose::ready(context, arguments).await,
-            Self::Healthcheck(arguments) => healthcheck::run(arguments).await,
+            Self::Healthcheck(arguments) => healthcheck::run(context, arguments).await,
             Self::Version => local::version(context),
             Self::Config => local::config(context),
             Self::Shell => shell::run(context).await,

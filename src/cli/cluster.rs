@@ -124,7 +124,8 @@ fn print_status(output: &mut Output, health: Health, view: &StatusView) -> Resul
     output.line(&format!("servers:  {} of {} up", view.server_up_count, view.server_count))?;
     output.line(&format!("groups:   {} of {} have all members in sync", view.group_full_count, view.group_count))?;
     output.line(&format!("copies:   {}, at least {} in sync for a write", view.copies, view.min_in_sync))?;
-    output.line(&format!("files:    {} in {} directories", view.file_count, view.directory_count))?;
+    let directories = if view.directory_count == 1 { "directory" } else { "directories" };
+    output.line(&format!("files:    {} in {} {directories}", view.file_count, view.directory_count))?;
     output.line(&format!("blobs:    {}, and {} to be deleted", view.blob_count, view.garbage_blob_count))?;
     output.line(&format!("revision: {}", view.revision))?;
     output.line(&format!("cluster:  {}", view.cluster_id))?;
@@ -232,13 +233,7 @@ pub async fn servers(context: &mut Context, command: ServersCommand) -> Result<(
     let ServersCommand::Ls = command;
     let client = context.client().await?;
     let servers = client.servers().await?;
-    let kinds = [
-        ("directory", &servers.directory_servers),
-        ("lock", &servers.lock_servers),
-        ("fileserver", &servers.fileservers),
-    ];
-    let rows = kinds.iter().flat_map(|(kind, servers)| servers.iter().map(|server| ServerView::new(kind, server)));
-    context.output.all(rows)
+    context.output.all(servers.by_kind().map(|(kind, server)| ServerView::new(kind, server)))
 }
 
 #[derive(Serialize)]

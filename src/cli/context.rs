@@ -77,12 +77,13 @@ impl Context {
 
     /// The cluster's client, connected at its first use.
     pub async fn client(&mut self) -> Result<Client> {
+        let timeout = self.settings.timeout.value;
         if let Some(client) = &self.client {
-            return Ok(client.clone());
+            return Ok(client.with_timeout(timeout));
         }
         let mut options = Options::new(self.settings.directory.value.clone());
         options.lock = Some(self.settings.lock.value.clone()).filter(|addresses| !addresses.is_empty());
-        options.timeout = self.settings.timeout.value;
+        options.timeout = timeout;
         let client = Client::connect(options).await?;
         self.client = Some(client.clone());
         Ok(client)
@@ -109,13 +110,19 @@ impl Context {
         self.lent.as_ref().filter(|lent| lent.path.as_ref().is_none_or(|lent| lent == path)).map(|lent| lent.token)
     }
 
-    /// Asks before something that cannot be undone. Off a terminal nobody can answer, so `-y` must have.
-    pub async fn confirm(&mut self, question: &str) -> Result<()> {
-        if self.settings.yes {
+    /// Fails where nobody could answer a question and `-y` does not either.
+    pub fn must_be_able_to_ask(&self, question: &str) -> Result<()> {
+        if self.settings.yes || (std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
             return Ok(());
         }
-        if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-            return Err(Error::Usage(format!("{question} Give -y to say yes, or -n to see what would be done")));
+        Err(Error::Usage(format!("{question} Give -y to say yes, or -n to see what would be done")))
+    }
+
+    /// Asks before something that cannot be undone. Off a terminal nobody can answer, so `-y` must have.
+    pub async fn confirm(&mut self, question: &str) -> Result<()> {
+        self.must_be_able_to_ask(question)?;
+        if self.settings.yes {
+            return Ok(());
         }
         self.output.flush()?;
         let prompt = format!("{} [y/N] ", printable(question));

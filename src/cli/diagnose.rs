@@ -14,6 +14,7 @@ use super::{
 use crate::{
     client::{Client, Server},
     config::parse_duration,
+    status::Retry,
 };
 
 /// Servers asked at once.
@@ -59,12 +60,7 @@ impl Row for PingView {
 pub async fn ping(context: &mut Context) -> Result<()> {
     let client = context.client().await?;
     let servers = client.servers().await?;
-    let kinds = [
-        ("directory", &servers.directory_servers),
-        ("lock", &servers.lock_servers),
-        ("fileserver", &servers.fileservers),
-    ];
-    let asked = kinds.iter().flat_map(|(kind, servers)| servers.iter().map(|server| ping_one(&client, kind, server)));
+    let asked = servers.by_kind().map(|(kind, server)| ping_one(&client, kind, server));
     let pings: Vec<PingView> = stream::iter(asked).buffered(PINGS_AT_ONCE).collect().await;
     let silent = pings.iter().filter(|ping| ping.millis.is_none()).count();
     let total = pings.len();
@@ -110,8 +106,9 @@ pub async fn ready(context: &mut Context, arguments: ReadyArguments) -> Result<(
                 return context.output.say("ready: the cluster takes reads and writes");
             }
             Ok(waiting_for) => format!("waiting for {}", waiting_for.join(", ")),
-            Err(error) if error.reason().is_some() => error.line(),
-            Err(error) => return Err(error),
+            // What makes no sense now makes none later.
+            Err(error) if error.reason().is_none_or(|reason| reason.retry() == Retry::Never) => return Err(error),
+            Err(error) => error.line(),
         };
         let next = tokio::time::Instant::now() + READY_POLL;
         if next > deadline {

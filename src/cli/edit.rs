@@ -43,8 +43,6 @@ pub struct Arguments {
 pub async fn run(context: &mut Context, arguments: Arguments) -> Result<()> {
     let path = context.path(&arguments.path)?;
     let editor = editor()?;
-    // Ctrl-C is the editor's, and nothing but its end may throw away what somebody typed into it.
-    let _deaf = context.interrupt.deafen();
     let saved = match context.lent_token(&path) {
         // Whoever lent it holds the lock: waiting for it would be waiting for ourselves.
         Some(token) => {
@@ -53,7 +51,13 @@ pub async fn run(context: &mut Context, arguments: Arguments) -> Result<()> {
         }
         None => {
             let held = Held::new(acquire(context, &path, Locking::exclusive(arguments.wait)).await?);
-            let saved = edit(context, &path, &editor, || held.precondition()).await;
+            let interrupt = context.interrupt.clone();
+            let _hold = interrupt.hold();
+            // A lease that is lost does not end it: what was typed is kept, and the Directory refuses it.
+            let saved = tokio::select! {
+                saved = edit(context, &path, &editor, || held.precondition()) => saved,
+                interrupted = interrupt.raised() => Err(interrupted),
+            };
             held.finish(&saved).await;
             saved?
         }
@@ -73,7 +77,11 @@ async fn edit(
 ) -> Result<Option<Receipt>> {
     let (content, base) = read(context, path).await?;
     let mut draft = Draft::make(path, content)?;
-    open(editor, &draft.file).await?;
+    {
+        // Ctrl-C is the editor's, and nothing but its end may throw away what somebody typed into it.
+        let _deaf = context.interrupt.deafen();
+        open(editor, &draft.file).await?;
+    }
     let edited = fs::read(&draft.file).map_err(Error::local_file(&draft.file))?;
     if edited == draft.original {
         return Ok(None);

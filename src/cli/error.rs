@@ -29,8 +29,8 @@ pub mod exit {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A server, or the way to it, said no.
-    #[error("{}", .0.message)]
-    Failure(Failure),
+    #[error("{}", .0.failure().message)]
+    Failure(client::Error),
     /// The command line makes no sense.
     #[error("{0}")]
     Usage(String),
@@ -50,6 +50,9 @@ pub enum Error {
     /// A health check, with the exit code that grpc_health_probe has for it.
     #[error("{message}")]
     Probe { code: u8, message: String },
+    /// The command to be run under a lock is not there or cannot be run, with the exit code that a shell has for it.
+    #[error("{message}")]
+    NotRun { code: u8, message: String },
     /// Somebody decided otherwise in time.
     #[error("the text was thrown away; nothing was written")]
     ThrownAway,
@@ -77,7 +80,7 @@ impl Error {
     /// The reason of the catalogue, if a server gave one.
     pub fn reason(&self) -> Option<Reason> {
         match self {
-            Self::Failure(failure) => Some(failure.reason),
+            Self::Failure(error) => Some(error.reason()),
             Self::LeaseLost(_) => Some(Reason::SessionExpired),
             _ => None,
         }
@@ -85,13 +88,14 @@ impl Error {
 
     fn reason_text(&self) -> &'static str {
         match self {
-            Self::Failure(failure) => failure.reason.as_str(),
+            Self::Failure(error) => error.reason().as_str(),
             Self::LeaseLost(_) => Reason::SessionExpired.as_str(),
             Self::Usage(_) => "USAGE",
             Self::Local { .. } => "LOCAL_FILE",
-            Self::Here(_) => "LOCAL",
+            Self::Here(_) | Self::NotRun { .. } => "LOCAL",
             Self::ThrownAway => "CANCELLED",
             Self::Partial { .. } => "PARTIAL",
+            Self::Probe { code: exit::OTHER, .. } => "USAGE",
             Self::Unhealthy(_) | Self::Probe { .. } => "UNHEALTHY",
             Self::Silent(_) => "EXIT",
             Self::Signal { .. } => "INTERRUPTED",
@@ -101,16 +105,31 @@ impl Error {
 
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Failure(failure) => failure.reason.exit_code(),
+            Self::Failure(error) => error.exit_code(),
             Self::LeaseLost(_) => Reason::SessionExpired.exit_code(),
             Self::Usage(_) => exit::USAGE,
             Self::Local { .. } | Self::Here(_) | Self::ThrownAway => exit::OTHER,
             Self::Partial { .. } => exit::PARTIAL,
             Self::Unhealthy(_) => exit::UNHEALTHY,
-            Self::Probe { code, .. } | Self::Silent(code) => *code,
+            Self::Probe { code, .. } | Self::NotRun { code, .. } | Self::Silent(code) => *code,
             Self::Signal { signal } => exit::SIGNAL_BASE.saturating_add(*signal),
             Self::BrokenPipe => exit::OK,
         }
+    }
+
+    /// Whether a write that ended so may have been carried out, or may be yet.
+    pub fn may_have_taken_effect(&self) -> bool {
+        match self {
+            Self::Failure(error) => error.may_have_taken_effect(),
+            // It was dropped where it stood.
+            Self::Signal { .. } | Self::LeaseLost(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether nothing of what else was asked for can be done after this.
+    pub fn ends_all(&self) -> bool {
+        matches!(self, Self::BrokenPipe | Self::Signal { .. })
     }
 
     /// Whether there is something to tell.
@@ -138,10 +157,13 @@ impl Error {
     /// The same for programs.
     pub fn object(&self) -> ErrorObject {
         let metadata = match self {
-            Self::Failure(failure) => failure.metadata.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            Self::Failure(error) => {
+                error.failure().metadata.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+            }
             _ => BTreeMap::new(),
         };
         ErrorObject {
+            subject: None,
             reason: self.reason_text(),
             message: self.to_string(),
             hint: self.hint(),
@@ -155,6 +177,8 @@ impl Error {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ErrorObject {
+    /// Which of many it is about, as it was asked for; none when that is plain.
+    pub subject: Option<String>,
     pub reason: &'static str,
     pub message: String,
     pub hint: Option<&'static str>,
@@ -190,19 +214,19 @@ fn one_line(text: &str) -> String {
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        Self::Failure(failure)
+        Self::Failure(failure.into())
     }
 }
 
 impl From<client::Error> for Error {
     fn from(error: client::Error) -> Self {
-        Self::Failure(error.into_failure())
+        Self::Failure(error)
     }
 }
 
 impl From<BadPath> for Error {
     fn from(error: BadPath) -> Self {
-        Self::Failure(Failure::new(Reason::BadPath, error))
+        Failure::new(Reason::BadPath, error).into()
     }
 }
 
@@ -241,6 +265,17 @@ mod tests {
         assert_eq!(Error::Signal { signal: 2 }.exit_code(), 130);
         assert_eq!(Error::Signal { signal: 15 }.exit_code(), 143);
         assert_eq!(Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).exit_code(), 0);
+    }
+
+    #[test]
+    fn only_an_answer_ends_a_write() {
+        let failure = |reason| Error::from(Failure::new(reason, "x"));
+        for certain in [failure(Reason::VersionMismatch), failure(Reason::NoSpace), Error::Usage(String::new())] {
+            assert!(!certain.may_have_taken_effect(), "{certain:?}");
+        }
+        for open in [failure(Reason::DeadlineExceeded), Error::Signal { signal: 2 }, Error::LeaseLost(String::new())] {
+            assert!(open.may_have_taken_effect(), "{open:?}");
+        }
     }
 
     #[test]

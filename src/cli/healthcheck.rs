@@ -4,11 +4,14 @@
 
 use std::time::Duration;
 
-use tonic::transport::Endpoint;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
-
-use super::error::{Error, Result};
-use crate::config::parse_duration;
+use super::{
+    context::Context,
+    error::{Error, Result},
+};
+use crate::{
+    client::{HealthPatience, NoHealth, Serving, ask_health},
+    config::parse_duration,
+};
 
 const CONNECTION_FAILED: u8 = 2;
 const CALL_FAILED: u8 = 3;
@@ -17,8 +20,8 @@ const INVALID: u8 = 1;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// HOST:PORT of the server to ask
-    #[arg(value_name = "HOST:PORT", required_unless_present = "addr")]
+    /// The server to ask [default: the Directory of --directory]
+    #[arg(value_name = "HOST:PORT")]
     address: Option<String>,
     /// The same, as grpc_health_probe spells it
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "address")]
@@ -34,26 +37,20 @@ pub struct Arguments {
     rpc_timeout: Duration,
 }
 
-pub async fn run(arguments: Arguments) -> Result<()> {
-    let Some(address) = arguments.address.or(arguments.addr) else {
+/// Asks the Directory when nobody else is named.
+pub async fn run(context: &Context, arguments: Arguments) -> Result<()> {
+    let named = arguments.address.as_ref().or(arguments.addr.as_ref());
+    let Some(address) = named.or(context.settings.directory.value.first()) else {
         return Err(failed(INVALID, "no address".to_owned()));
     };
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| failed(INVALID, format!("`{address}` is not HOST:PORT: {error}")))?;
-    let channel = match tokio::time::timeout(arguments.connect_timeout, endpoint.connect()).await {
-        Ok(Ok(channel)) => channel,
-        Ok(Err(error)) => return Err(failed(CONNECTION_FAILED, format!("{address}: {}", causes(&error)))),
-        Err(_) => return Err(failed(CONNECTION_FAILED, format!("{address}: no connection in time"))),
-    };
-    let mut client = HealthClient::new(channel);
-    let request = HealthCheckRequest { service: arguments.service };
-    match tokio::time::timeout(arguments.rpc_timeout, client.check(request)).await {
-        Ok(Ok(response)) => match response.get_ref().status() {
-            ServingStatus::Serving => Ok(()),
-            other => Err(failed(NOT_SERVING, format!("{address}: {}", other.as_str_name()))),
-        },
-        Ok(Err(status)) => Err(failed(CALL_FAILED, format!("{address}: {}: {}", status.code(), status.message()))),
-        Err(_) => Err(failed(CALL_FAILED, format!("{address}: no answer in time"))),
+    let patience = HealthPatience { connect: arguments.connect_timeout, answer: arguments.rpc_timeout };
+    match ask_health(address, &arguments.service, patience).await {
+        Ok(Serving::Yes) => Ok(()),
+        Ok(Serving::No) => Err(failed(NOT_SERVING, format!("{address}: NOT_SERVING"))),
+        Ok(Serving::Unknown) => Err(failed(NOT_SERVING, format!("{address}: UNKNOWN"))),
+        Err(error @ NoHealth::BadAddress { .. }) => Err(failed(INVALID, error.to_string())),
+        Err(error @ NoHealth::NotConnected { .. }) => Err(failed(CONNECTION_FAILED, error.to_string())),
+        Err(error @ NoHealth::NotAnswered { .. }) => Err(failed(CALL_FAILED, error.to_string())),
     }
 }
 
@@ -61,34 +58,49 @@ fn failed(code: u8, message: String) -> Error {
     Error::Probe { code, message }
 }
 
-/// The transport's own words say only that it failed.
-fn causes(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+/// A command line that makes no sense: if it is one of ours, 2 would say that the server cannot be reached.
+pub fn with_code_of_probe(error: Error, words: &[&str]) -> Error {
+    const WITH_VALUE: [&str; 8] =
+        ["--directory", "--lock", "-o", "--output", "--timeout", "--color", "--progress", "--config"];
+    let mut words = words.iter().skip(1);
+    while let Some(word) = words.next() {
+        if WITH_VALUE.contains(word) {
+            words.next();
+        } else if !word.starts_with('-') {
+            return if *word == "healthcheck" { failed(INVALID, error.to_string()) } else { error };
+        }
+    }
+    error
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use clap::Parser;
 
-    fn asking(address: &str) -> Arguments {
-        Arguments {
-            address: Some(address.to_owned()),
-            addr: None,
-            service: String::new(),
-            connect_timeout: Duration::from_secs(1),
-            rpc_timeout: Duration::from_secs(1),
+    use super::*;
+    use crate::cli::settings::{Flags, Settings};
+
+    async fn code_of(line: &[&str]) -> u8 {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            arguments: Arguments,
         }
+        let settings = Settings::resolve(&Flags::default(), |_| None).unwrap();
+        let context = Context::new(settings, |_| None).unwrap();
+        let arguments = Line::try_parse_from([&["healthcheck"], line].concat()).unwrap().arguments;
+        run(&context, arguments).await.map_or_else(|error| error.exit_code(), |()| 0)
     }
 
     #[tokio::test]
     async fn nobody_there_is_a_failed_connection() {
         // Bound and closed again: nobody listens.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        assert_eq!(run(asking(&free.to_string())).await.unwrap_err().exit_code(), CONNECTION_FAILED);
+        assert_eq!(code_of(&["--addr", &free.to_string()]).await, CONNECTION_FAILED);
     }
 
     #[tokio::test]
     async fn a_bad_address_is_an_invalid_argument() {
-        assert_eq!(run(asking("not an address")).await.unwrap_err().exit_code(), INVALID);
+        assert_eq!(code_of(&["not an address"]).await, INVALID);
     }
 }

@@ -19,8 +19,12 @@ use super::error::{Error, Result};
 
 pub const SIGINT: u8 = 2;
 pub const SIGTERM: u8 = 15;
-/// For what a command must still put in order after it was interrupted.
-const CLEANUP: Duration = Duration::from_secs(3);
+/// A child that was told to end has this long before it is killed.
+pub const CHILD_END: Duration = Duration::from_secs(5);
+/// For giving a lock back: after this its lease does it.
+pub const RELEASE: Duration = Duration::from_secs(3);
+/// For all that a command must still put in order after it was interrupted: those two, one after the other.
+const CLEANUP: Duration = CHILD_END.saturating_add(RELEASE).saturating_add(Duration::from_secs(1));
 
 /// Of one command; clones are of the same.
 #[derive(Clone, Default)]

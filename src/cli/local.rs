@@ -1,5 +1,7 @@
 //! What needs no cluster that is there already: instructions, settings, version, completion scripts, `dev`.
 
+use std::time::Duration;
+
 use clap::CommandFactory;
 use clap_complete::Shell;
 use serde::Serialize;
@@ -125,11 +127,7 @@ pub fn config(context: &mut Context) -> Result<()> {
             source: settings.lock.source,
         },
         Setting { name: "output", value: possible(settings.output.value), source: settings.output.source },
-        Setting {
-            name: "timeout",
-            value: format!("{}ms", settings.timeout.value.as_millis()),
-            source: settings.timeout.source,
-        },
+        Setting { name: "timeout", value: duration(settings.timeout.value), source: settings.timeout.source },
         Setting { name: "color", value: possible::<When>(settings.color.value), source: settings.color.source },
         Setting {
             name: "progress",
@@ -143,6 +141,14 @@ pub fn config(context: &mut Context) -> Result<()> {
     };
     context.output.all(rows)?;
     context.output.say(&file)
+}
+
+/// As it can be given.
+fn duration(duration: Duration) -> String {
+    match duration.as_millis() {
+        millis if millis.is_multiple_of(1000) => format!("{}s", millis / 1000),
+        millis => format!("{millis}ms"),
+    }
 }
 
 /// The name by which a choice is given.

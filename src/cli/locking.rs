@@ -8,17 +8,15 @@ use std::{
 use super::{
     context::Context,
     error::{Error, Result},
+    interrupt::RELEASE,
 };
 use crate::{
     client::{LockGuard, LockMode, QueuePosition, Session, SessionOptions},
-    status::Reason,
     types::{Path, Precondition},
 };
 
 /// The lease of a session that is kept alive: what is left of it is how long others wait for a client that vanished.
 pub const TTL: Duration = Duration::from_secs(10);
-/// For giving a lock back: after this the lease does it.
-const RELEASE: Duration = Duration::from_secs(3);
 
 /// How to lock.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +109,7 @@ impl Held {
     /// A clean release does not fence the holder. So after a write whose end is unknown the lease must run out instead:
     /// that raises the fence before the next in the queue is told that it holds the lock.
     pub async fn finish<T>(self, done: &Result<T>) {
-        let unknown = done.as_ref().is_err_and(|error| !is_final(error));
+        let unknown = done.as_ref().is_err_and(Error::may_have_taken_effect);
         if unknown && self.used.load(Ordering::Relaxed) {
             tracing::info!(path = %self.guard.path(), "a write may be under way: the lock is left to its lease");
             drop(self.guard);
@@ -141,18 +139,6 @@ pub async fn under_lock<T>(
     done
 }
 
-/// Whether after this failure nothing more can come of the write.
-fn is_final(error: &Error) -> bool {
-    match error {
-        Error::Failure(failure) => !matches!(
-            failure.reason,
-            Reason::DeadlineExceeded | Reason::Unavailable | Reason::Internal | Reason::NotEnoughReplicas
-        ),
-        Error::Signal { .. } | Error::LeaseLost(_) => false,
-        _ => true,
-    }
-}
-
 /// Who asks, for administrators and for those who wait.
 pub fn client_name() -> String {
     let named = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok().filter(|name| !name.is_empty());
@@ -171,13 +157,6 @@ mod tests {
         assert_eq!(waiting(&position), "waiting for the lock: position 2 of 3, held by ann@a");
         let alone = QueuePosition { position: 1, waiters: 1, holder: String::new() };
         assert_eq!(waiting(&alone), "waiting for the lock: position 1 of 1");
-    }
-
-    #[test]
-    fn only_an_answer_ends_a_write() {
-        let failure = |reason| Error::from(crate::status::Failure::new(reason, "x"));
-        assert!(is_final(&failure(Reason::VersionMismatch)) && is_final(&failure(Reason::NoSpace)));
-        assert!(!is_final(&failure(Reason::DeadlineExceeded)) && !is_final(&Error::Signal { signal: 2 }));
     }
 
     #[test]

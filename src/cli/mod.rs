@@ -16,6 +16,7 @@ mod palette;
 mod progress;
 mod receipt;
 mod table;
+mod tried;
 
 mod locking;
 mod paths;
@@ -53,31 +54,36 @@ pub mod dev;
 
 use std::{ffi::OsString, io::IsTerminal};
 
-use clap::Parser;
+use clap::{Parser, error::ErrorKind};
 
 use self::{
     arguments::{Arguments, Command},
     context::Context,
     error::{Error, Result, exit},
     interrupt::Signals,
-    output::Output,
-    settings::{Settings, When},
+    output::{Format, Output},
+    settings::{Flags, Settings, When},
 };
 use crate::telemetry::{self, LogFormat};
 
 /// Runs one command line to its end; answers with the exit code of the process.
 pub async fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
-    let parsed = match Arguments::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let env = |name: &str| std::env::var(name).ok();
+    let parsed = match Arguments::try_parse_from(&arguments) {
         Ok(parsed) => parsed,
-        Err(error) if error.use_stderr() => return told(&usage(&error)),
+        Err(error) if error.use_stderr() => {
+            let words: Vec<&str> = arguments.iter().filter_map(|word| word.to_str()).collect();
+            let error = healthcheck::with_code_of_probe(usage(&error), &words);
+            return told(&error, Settings::for_failures(&Flags::of_nonsense(words), env));
+        }
         // `--help` and `--version`. A reader that has gone has seen enough.
         Err(text) => return text.print().map_or(exit::OK, |()| exit::OK),
     };
-    let env = |name: &str| std::env::var(name).ok();
     let begun = Settings::resolve(&parsed.flags, env).and_then(|settings| Context::new(settings, env));
     let mut context = match begun {
         Ok(context) => context,
-        Err(error) => return told(&error),
+        Err(error) => return told(&error, Settings::for_failures(&parsed.flags, env)),
     };
     telemetry::init_with(LogFormat::Text, filter(context.settings.verbose));
     let done = perform(&mut context, parsed.command).await;
@@ -117,8 +123,8 @@ fn filter(verbose: u8) -> &'static str {
 }
 
 /// A failure from before there is an output.
-fn told(error: &Error) -> u8 {
-    Output::standard(output::Format::Table, false, When::Auto).failure(error);
+fn told(error: &Error, (format, color): (Format, When)) -> u8 {
+    Output::standard(format, false, color).failure(error);
     error.exit_code()
 }
 
@@ -139,7 +145,11 @@ fn usage(error: &clap::Error) -> Error {
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
         .collect();
-    let text = text.join(" ");
+    let text = match error.kind() {
+        // What it prints then is the help.
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "one of its commands must follow".to_owned(),
+        _ => text.join(" "),
+    };
     Error::Usage(format!("{} (see {help})", text.strip_prefix("error: ").unwrap_or(&text)))
 }
 
@@ -184,12 +194,26 @@ mod tests {
             "ls -q -v",
             "ls -o xml",
             "ls --timeout 5",
-            "healthcheck",
             "watch --after x",
         ] {
             let error = parsed(line).expect_err(line);
             assert!(error.use_stderr(), "{line}");
             assert_eq!(usage(&error).exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_health_check_that_makes_no_sense_has_the_code_of_the_probe() {
+        for (line, code) in [
+            ("healthcheck a:1 --addr b:1", 1),
+            ("-o json healthcheck --nonsense", 1),
+            ("healthcheck --rpc-timeout soon", 1),
+            ("ls healthcheck --nonsense", 2),
+        ] {
+            let words: Vec<&str> = std::iter::once("dfs-cli").chain(line.split(' ')).collect();
+            let error = healthcheck::with_code_of_probe(usage(&parsed(line).expect_err(line)), &words);
+            assert_eq!(error.exit_code(), code, "{line}");
+            assert!(error.line().starts_with("USAGE: "), "{}", error.line());
         }
     }
 
@@ -205,6 +229,12 @@ mod tests {
     #[test]
     fn a_command_under_a_lock_keeps_its_own_flags() {
         assert!(parsed("lock run /a --wait 5s -- ls -l -r").is_ok());
+    }
+
+    #[test]
+    fn a_command_without_its_own_says_so() {
+        let line = usage(&parsed("servers").unwrap_err()).line();
+        assert_eq!(line, "USAGE: one of its commands must follow (see dfs-cli servers --help)");
     }
 
     #[test]

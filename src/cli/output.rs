@@ -8,7 +8,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use serde::{Serialize, Serializer};
 
 use super::{
-    error::{Error, Result},
+    error::{Error, ErrorObject, Result},
     palette::Palette,
     settings::When,
     table::{self, Column, Table},
@@ -87,7 +87,7 @@ impl Output {
     pub fn rows<R: Row>(&mut self) -> Rows<'_, R> {
         let table = matches!(self.format, Format::Table | Format::Wide)
             .then(|| Table::new(R::COLUMNS, self.format == Format::Wide));
-        Rows { output: self, table, count: 0, row: std::marker::PhantomData }
+        Rows { output: self, table, count: 0, ended: false, row: std::marker::PhantomData }
     }
 
     /// Rows that are all there.
@@ -121,24 +121,26 @@ impl Output {
             Format::Json => self.json(value, true)?,
             Format::Jsonl => self.json(value, false)?,
             Format::Name => writeln!(self.out, "{name}")?,
-            Format::Table | Format::Wide => self.say(sentence)?,
+            // One line, whatever the name in it is.
+            Format::Table | Format::Wide => self.say(&table::printable(sentence))?,
         }
         self.flush()
     }
 
-    /// What each change of many did, up to the first that failed; in JSON one list.
-    pub fn done_many<T: Serialize>(&mut self, done: &[Done<T>], failed: Result<()>) -> Result<()> {
+    /// What each change of many did; in JSON one list.
+    pub fn done_many<T: Serialize>(&mut self, done: &[Done<T>]) -> Result<()> {
         if done.is_empty() {
-            return failed;
+            return Ok(());
         }
         match self.format {
             Format::Json => self.json(&done.iter().map(|done| &done.value).collect::<Vec<_>>(), true)?,
             Format::Jsonl => done.iter().try_for_each(|done| self.json(&done.value, false))?,
             Format::Name => done.iter().try_for_each(|done| self.line(&done.name))?,
-            Format::Table | Format::Wide => done.iter().try_for_each(|done| self.say(&done.sentence))?,
+            Format::Table | Format::Wide => {
+                done.iter().try_for_each(|done| self.say(&table::printable(&done.sentence)))?;
+            }
         }
-        self.flush()?;
-        failed
+        self.flush()
     }
 
     /// One of a feed without an end: an object a line.
@@ -179,27 +181,25 @@ impl Output {
 
     /// A failure on stderr: one line, or an object with `-o json`.
     pub fn failure(&mut self, error: &Error) {
-        // There is nobody left to tell when these fail.
-        drop(self.out.flush());
-        drop(if self.format.is_json() {
-            match serde_json::to_string(&error.object()) {
-                Ok(object) => writeln!(self.words, "{object}"),
-                Err(_) => writeln!(self.words, "dfs-cli: {}", error.line()),
-            }
-        } else {
-            let line = table::printable(&error.line());
-            writeln!(self.words, "{}", self.palette.failure(&format!("dfs-cli: {line}")))
-        });
+        self.tell(error.object(), &error.line());
     }
 
     /// One failure of many, while the others go on.
     pub fn failure_of(&mut self, name: &str, error: &Error) {
-        if self.format.is_json() {
-            return self.failure(error);
-        }
-        let line = table::printable(&format!("{name}: {}", error.line()));
-        // There is nobody left to tell when this fails.
-        drop(writeln!(self.words, "{}", self.palette.failure(&format!("dfs-cli: {line}"))));
+        self.tell(
+            ErrorObject { subject: Some(name.to_owned()), ..error.object() },
+            &format!("{name}: {}", error.line()),
+        );
+    }
+
+    fn tell(&mut self, object: ErrorObject, line: &str) {
+        // There is nobody left to tell when these fail.
+        drop(self.out.flush());
+        let line = self.palette.failure(&format!("dfs-cli: {}", table::printable(line)));
+        drop(match serde_json::to_string(&object) {
+            Ok(object) if self.format.is_json() => writeln!(self.words, "{object}"),
+            _ => writeln!(self.words, "{line}"),
+        });
     }
 
     pub fn flush(&mut self) -> Result<()> {
@@ -207,11 +207,12 @@ impl Output {
     }
 }
 
-/// Rows on their way out.
+/// Rows on their way out. Dropped before their end, what came before is printed whole, and a list in JSON is closed.
 pub struct Rows<'a, R> {
     output: &'a mut Output,
     table: Option<Table>,
     count: u64,
+    ended: bool,
     row: std::marker::PhantomData<R>,
 }
 
@@ -234,6 +235,12 @@ impl<R: Row> Rows<'_, R> {
         Ok(())
     }
 
+    pub fn finish(mut self) -> Result<()> {
+        self.end()
+    }
+}
+
+impl<R> Rows<'_, R> {
     /// What has come so far, for a stream that goes on.
     pub fn flush(&mut self) -> Result<()> {
         if let Some(table) = &mut self.table {
@@ -242,11 +249,21 @@ impl<R: Row> Rows<'_, R> {
         self.output.flush()
     }
 
-    pub fn finish(mut self) -> Result<()> {
+    fn end(&mut self) -> Result<()> {
+        self.ended = true;
         if self.output.format == Format::Json {
             writeln!(self.output.out, "{}", if self.count == 0 { "[]" } else { "\n]" })?;
         }
         self.flush()
+    }
+}
+
+impl<R> Drop for Rows<'_, R> {
+    fn drop(&mut self) {
+        if !self.ended && self.count > 0 {
+            // Why there are no more of them is told already, or will be.
+            drop(self.end());
+        }
     }
 }
 
@@ -367,6 +384,26 @@ pub mod tests {
     }
 
     #[test]
+    fn a_list_that_breaks_off_is_a_list_all_the_same() {
+        let [ant, bee] = some_animals();
+        let broken_off = |format| {
+            printed(format, |output| {
+                let mut rows = output.rows();
+                rows.push(&ant).unwrap();
+                rows.push(&bee).unwrap();
+                drop(rows);
+                output.failure(&Error::Usage("no".to_owned()));
+            })
+            .0
+        };
+        let list: serde_json::Value = serde_json::from_str(&broken_off(Format::Json)).unwrap();
+        assert_eq!(list.as_array().map(Vec::len), Some(2));
+        assert_eq!(broken_off(Format::Table).lines().count(), 3);
+        let (out, _) = printed(Format::Json, |output| drop(output.rows::<Animal>()));
+        assert_eq!(out, "", "nothing came, and why is told");
+    }
+
+    #[test]
     fn words_may_have_lines_and_nothing_else_that_moves_the_cursor() {
         let (_, words) = printed(Format::Table, |output| output.say("one\ntwo\x1b[2J").unwrap());
         assert_eq!(words, "one\ntwo\\u{1b}[2J\n");
@@ -377,6 +414,8 @@ pub mod tests {
         let [ant, _] = some_animals();
         let (out, words) = printed(Format::Table, |output| output.done(&ant, "ant", "saw an ant").unwrap());
         assert_eq!((out.as_str(), words.as_str()), ("", "saw an ant\n"));
+        let (_, words) = printed(Format::Table, |output| output.done(&ant, "ant", "saw a\nbee").unwrap());
+        assert_eq!(words, "saw a\\nbee\n");
         let (out, words) = printed(Format::Jsonl, |output| output.done(&ant, "ant", "saw an ant").unwrap());
         assert!(out.starts_with("{\"commonName\"") && words.is_empty());
         assert_eq!(printed(Format::Name, |output| output.done(&ant, "ant", "").unwrap()).0, "ant\n");

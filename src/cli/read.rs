@@ -9,8 +9,12 @@ use super::{
     download::{self, Replace},
     error::{Error, Result},
     list::At,
+    tried::Tried,
 };
-use crate::{client::ReadOptions, types::Version};
+use crate::{
+    client::{Client, ReadOptions},
+    types::Version,
+};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -48,20 +52,25 @@ pub async fn run(context: &mut Context, arguments: Arguments) -> Result<()> {
     if arguments.out.is_some() && arguments.paths.len() > 1 {
         return Err(Error::Usage("--out takes one file".to_owned()));
     }
+    let mut tried = Tried::new(arguments.paths.len());
     for text in &arguments.paths {
-        let path = context.path(text)?;
-        let mut reader = client.read(&path, arguments.options()).await?;
-        if let Some(out) = &arguments.out {
-            let bar = context.progress.bytes(path.as_str(), Some(reader.length()));
-            let length = download::to_file(reader, out, Replace::Yes, &bar).await?;
-            drop(bar);
-            context.output.say(&format!("{length} bytes of {path} are in {}", out.display()))?;
-            continue;
-        }
-        while let Some(bytes) = reader.next().await {
-            context.output.raw(&bytes?)?;
-        }
-        context.output.flush()?;
+        let read = one(context, &client, text, &arguments).await;
+        tried.count(&mut context.output, text, read)?;
     }
-    Ok(())
+    tried.finish()
+}
+
+async fn one(context: &mut Context, client: &Client, text: &str, arguments: &Arguments) -> Result<()> {
+    let path = context.path(text)?;
+    let mut reader = client.read(&path, arguments.options()).await?;
+    if let Some(out) = &arguments.out {
+        let bar = context.progress.bytes(path.as_str(), Some(reader.length()));
+        let length = download::to_file(reader, out, Replace::Yes, &bar).await?;
+        drop(bar);
+        return context.output.say(&format!("{length} bytes of {path} are in {}", out.display()));
+    }
+    while let Some(bytes) = reader.next().await {
+        context.output.raw(&bytes?)?;
+    }
+    context.output.flush()
 }

@@ -8,6 +8,7 @@ use super::{
     error::Result,
     output::{Done, Row},
     table::{self, Column},
+    tried::Tried,
 };
 use crate::{
     client::{AsOf, Client, Delete, Entry, WalkOptions},
@@ -57,25 +58,36 @@ impl Row for Deleted {
 pub async fn run(context: &mut Context, arguments: Arguments) -> Result<()> {
     let client = context.client().await?;
     // All of them are looked at before the first is deleted.
-    let mut entries = Vec::new();
+    let mut found = Vec::new();
     for text in &arguments.paths {
-        entries.push(client.get(&context.path(text)?, AsOf::Now).await?);
+        found.push((text, find(context, &client, text).await));
     }
+    let mut tried = Tried::new(arguments.paths.len());
     if arguments.dry_run {
-        return say_what_would_go(context, &client, &entries, arguments.recursive).await;
+        let mut entries = Vec::new();
+        for (text, entry) in found {
+            entries.extend(tried.count(&mut context.output, text, entry)?);
+        }
+        say_what_would_go(context, &client, &entries, arguments.recursive).await?;
+        return tried.finish();
+    }
+    if arguments.recursive && found.iter().any(|(_, entry)| entry.as_ref().is_ok_and(Entry::is_directory)) {
+        context.must_be_able_to_ask("Directories are deleted with all below them.")?;
     }
     let mut deleted = Vec::new();
-    let mut failed = Ok(());
-    for entry in &entries {
-        match delete(context, &client, entry, &arguments).await {
-            Ok(done) => deleted.push(done),
-            Err(error) => {
-                failed = Err(error);
-                break;
-            }
-        }
+    for (text, entry) in found {
+        let done = match entry {
+            Ok(entry) => delete(context, &client, &entry, &arguments).await,
+            Err(error) => Err(error),
+        };
+        deleted.extend(tried.count(&mut context.output, text, done)?);
     }
-    context.output.done_many(&deleted, failed)
+    context.output.done_many(&deleted)?;
+    tried.finish()
+}
+
+async fn find(context: &Context, client: &Client, text: &str) -> Result<Entry> {
+    Ok(client.get(&context.path(text)?, AsOf::Now).await?)
 }
 
 async fn delete(context: &mut Context, client: &Client, entry: &Entry, arguments: &Arguments) -> Result<Done<Deleted>> {

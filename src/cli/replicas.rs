@@ -130,6 +130,9 @@ pub async fn run(context: &mut Context, arguments: Arguments) -> Result<()> {
             let size = table::binary_size(view.size);
             let summary = format!("{path} version {}: {size}, crc32c {checksum}", view.version);
             let count = view.replicas.len();
+            if view.extent_count == 0 {
+                return context.output.say(&format!("{summary}: an empty file has no bytes, so no server holds any"));
+            }
             let good = format!("{} of {count} copies good", view.good_count);
             context.output.say(&format!("{summary}, {good}"))?;
             context.output.all(view.replicas)?;

@@ -69,6 +69,35 @@ pub struct Flags {
     pub config: Option<PathBuf>,
 }
 
+impl Flags {
+    /// What can be understood of a command line that makes no sense as a whole: how its failure is to be printed.
+    pub fn of_nonsense<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut words = words.into_iter().take_while(|word| *word != "--");
+        let mut flags = Self::default();
+        while let Some(word) = words.next() {
+            let value = match word {
+                "-o" | "--output" => words.next(),
+                _ => word.strip_prefix("--output=").or_else(|| word.strip_prefix("-o")),
+            };
+            let named =
+                value.and_then(|value| <Format as ValueEnum>::from_str(value.trim_start_matches('='), true).ok());
+            flags.output = flags.output.or(named);
+        }
+        flags
+    }
+
+    /// A flag that a line of the shell cannot have: it is about the shell as a whole.
+    pub fn not_for_a_line(&self) -> Option<&'static str> {
+        let given = [
+            ("--directory", self.directory.is_some()),
+            ("--lock", self.lock.is_some()),
+            ("--config", self.config.is_some()),
+            ("--verbose", self.verbose > 0),
+        ];
+        given.into_iter().find(|(_, is_given)| *is_given).map(|(name, _)| name)
+    }
+}
+
 /// The configuration file: TOML, every key optional.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -177,9 +206,24 @@ impl Settings {
         })
     }
 
+    /// How a failure is told before there are settings, or when they cannot be read: by what can be understood of them.
+    pub fn for_failures(flags: &Flags, env: impl Fn(&str) -> Option<String>) -> (Format, When) {
+        if let Ok(settings) = Self::resolve(flags, &env) {
+            return (settings.output.value, settings.color.value);
+        }
+        let format = flags.output.or_else(|| choice("DFS_OUTPUT", env("DFS_OUTPUT")).ok().flatten());
+        (
+            format.unwrap_or_default(),
+            flags.color.unwrap_or(if env("NO_COLOR").is_some() { When::Never } else { When::Auto }),
+        )
+    }
+
     /// With the flags of one line of the shell on top.
     pub fn overridden(&self, flags: &Flags) -> Self {
         let mut settings = self.clone();
+        if let Some(timeout) = flags.timeout {
+            settings.timeout = Found { value: timeout, source: Source::Flag };
+        }
         if let Some(output) = flags.output {
             settings.output = Found { value: output, source: Source::Flag };
         }
@@ -190,7 +234,6 @@ impl Settings {
             settings.progress = Found { value: progress, source: Source::Flag };
         }
         settings.quiet |= flags.quiet;
-        settings.verbose = settings.verbose.max(flags.verbose);
         settings.yes |= flags.yes;
         settings
     }
@@ -338,10 +381,23 @@ mod tests {
     #[test]
     fn a_line_of_the_shell_overrides_what_it_names() {
         let settings = Settings::resolve(&Flags::default(), env(&[])).unwrap();
-        let flags = Flags { output: Some(Format::Json), yes: true, ..Flags::default() };
+        let timeout = Some(Duration::from_secs(1));
+        let flags = Flags { output: Some(Format::Json), timeout, yes: true, quiet: true, ..Flags::default() };
         let line = settings.overridden(&flags);
-        assert_eq!((line.output.value, line.yes), (Format::Json, true));
+        assert_eq!((line.output.value, line.yes, line.quiet), (Format::Json, true, true));
+        assert_eq!(line.timeout.value, Duration::from_secs(1));
         assert_eq!(line.directory, settings.directory);
+    }
+
+    #[test]
+    fn the_format_is_found_in_a_line_that_makes_no_sense() {
+        let format = |line: &str| Flags::of_nonsense(line.split(' ')).output;
+        for line in ["-o json frobnicate", "ls --nonsense -ojson", "--output=json", "ls --output json", "ls -o=JSON"] {
+            assert_eq!(format(line), Some(Format::Json), "{line}");
+        }
+        for line in ["ls", "ls -o", "ls -o xml", "lock run /a -- cc -o json"] {
+            assert_eq!(format(line), None, "{line}");
+        }
     }
 
     #[test]

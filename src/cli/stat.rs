@@ -8,10 +8,11 @@ use super::{
     list::{At, EntryView},
     output::{Done, Row, as_hex},
     table::{self, Column},
+    tried::Tried,
 };
 use crate::{
-    client::CreateDirectory,
-    types::{Path, Version},
+    client::{Client, CreateDirectory, Entry},
+    types::Version,
 };
 
 #[derive(Debug, clap::Args)]
@@ -66,18 +67,26 @@ impl Row for ChecksumView {
 pub async fn checksums(context: &mut Context, arguments: ChecksumArguments) -> Result<()> {
     let client = context.client().await?;
     let mut rows = Vec::new();
+    let mut tried = Tried::new(arguments.paths.len());
     for text in &arguments.paths {
-        let path = context.path(text)?;
-        let found = client.lookup(&path, arguments.version.map(Version), arguments.at.as_of()).await?;
-        let entry = found.entry;
-        rows.push(ChecksumView {
-            path: path.to_string(),
-            version: entry.version.0,
-            size: entry.size,
-            checksum: entry.checksum,
-        });
+        let found = checksum(context, &client, text, &arguments).await;
+        rows.extend(tried.count(&mut context.output, text, found)?);
     }
-    context.output.all(rows)
+    if !rows.is_empty() {
+        context.output.all(rows)?;
+    }
+    tried.finish()
+}
+
+async fn checksum(
+    context: &Context,
+    client: &Client,
+    text: &str,
+    arguments: &ChecksumArguments,
+) -> Result<ChecksumView> {
+    let path = context.path(text)?;
+    let entry = client.lookup(&path, arguments.version.map(Version), arguments.at.as_of()).await?.entry;
+    Ok(ChecksumView { path: path.to_string(), version: entry.version.0, size: entry.size, checksum: entry.checksum })
 }
 
 #[derive(Debug, clap::Args)]
@@ -101,24 +110,24 @@ fn parse_mode(text: &str) -> Result<u32, String> {
 
 pub async fn make_directories(context: &mut Context, arguments: MakeDirectoryArguments) -> Result<()> {
     let client = context.client().await?;
-    let paths = arguments.paths.iter().map(|text| context.path(text)).collect::<Result<Vec<Path>>>()?;
     let mut made = Vec::new();
-    let mut failed = Ok(());
-    for path in paths {
+    let mut tried = Tried::new(arguments.paths.len());
+    for text in &arguments.paths {
         let how = CreateDirectory { parents: arguments.parents, mode: Some(arguments.mode) };
-        match client.create_directory(&path, how).await {
-            Ok(entry) => made.push(Done {
-                value: EntryView::by_path(&entry),
-                name: path.to_string(),
-                sentence: format!("made {path}"),
-            }),
-            Err(error) => {
-                failed = Err(error.into());
-                break;
-            }
-        }
+        let entry = make_directory(context, &client, text, how).await;
+        let entry = tried.count(&mut context.output, text, entry)?;
+        made.extend(entry.map(|entry| Done {
+            value: EntryView::by_path(&entry),
+            name: entry.path.to_string(),
+            sentence: format!("made {}", entry.path),
+        }));
     }
-    context.output.done_many(&made, failed)
+    context.output.done_many(&made)?;
+    tried.finish()
+}
+
+async fn make_directory(context: &Context, client: &Client, text: &str, how: CreateDirectory) -> Result<Entry> {
+    Ok(client.create_directory(&context.path(text)?, how).await?)
 }
 
 #[cfg(test)]

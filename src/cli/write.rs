@@ -116,8 +116,14 @@ pub async fn send(context: &mut Context, source: Source, path: &Path, options: W
 }
 
 pub fn done(context: &mut Context, verb: &str, receipt: &Receipt) -> Result<()> {
+    acknowledged(receipt)?;
+    context.output.done(&ReceiptView::from(receipt), receipt.path.as_str(), &sentence(verb, receipt))
+}
+
+/// A receipt that names no server is none.
+pub fn acknowledged(receipt: &Receipt) -> Result<()> {
     if receipt.servers.is_empty() {
         return Err(Error::Here(format!("{} was written, but the receipt names no server", receipt.path)));
     }
-    context.output.done(&ReceiptView::from(receipt), receipt.path.as_str(), &sentence(verb, receipt))
+    Ok(())
 }

@@ -221,13 +221,17 @@ impl Lanes {
             // Counted with what a message costs beside its data, so that empty files are bounded too.
             let bytes = (file.data.len() + 1024) as u32;
             let _room = self.room.acquire_many(bytes).await;
-            if let Some(response) = self.pipelined(&write, file.data.clone()).await {
-                match write.receipt(response, Some(Total::of(&file.data))) {
-                    Err(error) if error.may_have_taken_effect() => {
-                        tracing::debug!(path = %file.path, %error, "writing by itself");
-                    }
-                    done => return done,
+            let Some(response) = self.pipelined(&write, file.data.clone()).await else {
+                let repeated = self.client.run_write(&write, &mut Source::memory(file.data)).await;
+                return repeated.map_err(Error::in_doubt);
+            };
+            match write.receipt(response, Some(Total::of(&file.data))) {
+                Err(error) if error.may_be_tried_again() => {
+                    tracing::debug!(path = %file.path, %error, "writing by itself");
+                    let repeated = self.client.run_write(&write, &mut Source::memory(file.data)).await;
+                    return repeated.map_err(|last| if error.is_in_doubt() { last.in_doubt() } else { last });
                 }
+                done => return done,
             }
         }
         self.client.run_write(&write, &mut Source::memory(file.data)).await
@@ -263,7 +267,7 @@ impl Lane {
 
 /// Sends jobs and hands out their answers until the stream fails; who has no answer then learns that it has none.
 async fn pump(client: &Client, address: &str, mut jobs: mpsc::Receiver<Job>) -> Result<(), Error> {
-    let silence = SILENCE_MAX.min(client.inner.options.timeout);
+    let silence = SILENCE_MAX.min(client.timeout);
     let mut waiting: HashMap<String, oneshot::Sender<pb::WriteResponse>> = HashMap::new();
     let (requests, receiver) = mpsc::channel(WRITES_IN_FLIGHT_MAX);
     let mut stub = FileServerClient::new(client.inner.channels.get(address, Purpose::Bulk)?);
@@ -285,7 +289,7 @@ async fn pump(client: &Client, address: &str, mut jobs: mpsc::Receiver<Job>) -> 
                 let Some(response) = response? else { return Ok(()) };
                 if let Some(answer) = waiting.remove(&response.write_id) {
                     // Who asked may have gone.
-                    let _ = answer.send(response);
+                    drop(answer.send(response));
                 }
             }
             () = quiet, if !waiting.is_empty() => return Err(Error::silence(silence, "write many")),

@@ -49,7 +49,11 @@ where
     Fut: Future<Output = Result<Response<T>, Status>>,
 {
     match tokio::time::timeout(timeout, call(Request::new(request))).await {
-        Ok(answer) => answer.map(Response::into_inner).map_err(|status| Error::from(status).during(what)),
+        Ok(answer) => answer.map(Response::into_inner).map_err(|status| match Error::from(status) {
+            // Which says by itself what it is about.
+            answer if answer.is_answer() => answer,
+            broken => broken.during(what),
+        }),
         Err(_) => Err(Error::silence(timeout, what)),
     }
 }
@@ -87,7 +91,7 @@ impl Service<'_> {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let Some(delay) = tries.after(&error, Instant::now(), jitter()) else { return Err(error) };
+            let Some(delay) = tries.after(&error, Instant::now(), jitter()) else { return Err(tries.given_up(error)) };
             tracing::debug!(%address, %error, ?delay, "trying again");
             let leader = error.metadata("leader_address");
             if !error.is_answer() || leader.is_some() {
@@ -109,7 +113,7 @@ pub(super) async fn fetch_map(directory: &Service<'_>, deadline: Instant) -> Res
 impl Client {
     /// When a call that begins now must have ended.
     pub(super) fn deadline(&self) -> Instant {
-        Instant::now() + self.inner.options.timeout
+        Instant::now() + self.timeout
     }
 
     pub(super) fn directory_service(&self) -> Service<'_> {

@@ -2,13 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
-
 use super::{
     Client, ClusterStatus, Error, FileServerStatus, Servers,
     call::{attempt, cluster_client},
     channels::Purpose,
     convert::{self, unread},
+    health::{self, Serving},
 };
 use crate::{
     cluster::{Group, Server},
@@ -86,23 +85,22 @@ impl Client {
     /// Whether the server at `host:port` says that it serves `service`; the empty name asks for the process.
     pub async fn serving(&self, address: &str, service: &str) -> Result<bool, Error> {
         match self.health(address, service).await {
-            Ok(status) => Ok(status == ServingStatus::Serving),
+            Ok(serving) => Ok(serving == Serving::Yes),
             // Such a service is not there at all.
             Err(error) if error.reason() == Reason::EntryNotFound => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    async fn health(&self, address: &str, service: &str) -> Result<ServingStatus, Error> {
-        let mut client = HealthClient::new(self.inner.channels.get(address, Purpose::Control)?);
-        let request = HealthCheckRequest { service: service.to_owned() };
-        let answer =
-            attempt("check the health", self.patience(), request, |request| async move { client.check(request).await });
-        Ok(answer.await?.status())
+    async fn health(&self, address: &str, service: &str) -> Result<Serving, Error> {
+        let channel = self.inner.channels.get(address, Purpose::Control)?;
+        let check = |request| health::check(channel, request);
+        let answer = attempt("check the health", self.patience(), health::request(service), check).await?;
+        Ok(health::serving(&answer))
     }
 
     fn patience(&self) -> Duration {
-        ASK_TIMEOUT.min(self.inner.options.timeout)
+        ASK_TIMEOUT.min(self.timeout)
     }
 
     /// Whether files can be written, read and locked now, and what is missing.

@@ -18,6 +18,8 @@ pub struct Error {
     failure: Box<Failure>,
     retry_after: Option<Duration>,
     answered: bool,
+    /// A try was sent and no answer of ours came back; kept through all tries after it.
+    in_doubt: bool,
 }
 
 impl Error {
@@ -35,22 +37,18 @@ impl Error {
     pub(crate) fn silence(waited: Duration, what: impl fmt::Display) -> Self {
         let mut error = Self::new(Reason::DeadlineExceeded, format_args!("{what}: no answer for {waited:?}"));
         error.answered = false;
-        error
+        error.in_doubt()
     }
 
     /// Nobody could be reached at all.
     pub(crate) fn unreachable(message: impl fmt::Display) -> Self {
         let mut error = Self::new(Reason::Unavailable, message);
         error.answered = false;
-        error
+        error.in_doubt()
     }
 
     pub fn failure(&self) -> &Failure {
         &self.failure
-    }
-
-    pub fn into_failure(self) -> Failure {
-        *self.failure
     }
 
     pub fn reason(&self) -> Reason {
@@ -67,12 +65,31 @@ impl Error {
         self.failure.metadata.get(key).map(String::as_str)
     }
 
-    /// Whether a mutation that failed so may have been carried out all the same, or may be yet.
+    /// Whether a mutation that failed so may have been carried out all the same, or may be yet: when a server says that it
+    /// does not know, and also when the last try was refused but an earlier one was never answered.
     ///
     /// Who holds a lock for it should let the lease run out rather than release: an expired lease fences what is still
     /// under way, a release does not. Repeating the mutation with the same write id tells what became of it.
     pub fn may_have_taken_effect(&self) -> bool {
-        matches!(self.reason().retry(), Retry::Later | Retry::AfterRefresh) || self.reason() == Reason::Internal
+        // Every other reason is given before anything was committed, or instead.
+        let unsaid = [Reason::Unavailable, Reason::DeadlineExceeded, Reason::NoQuorum, Reason::Internal];
+        self.in_doubt || unsaid.contains(&self.reason())
+    }
+
+    /// Some try before, or this one, went unanswered.
+    pub(crate) fn in_doubt(mut self) -> Self {
+        self.in_doubt = true;
+        self
+    }
+
+    /// Whether some try went unanswered, whatever was said to the others.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.in_doubt
+    }
+
+    /// Whether the same call may succeed later, or elsewhere.
+    pub(crate) fn may_be_tried_again(&self) -> bool {
+        matches!(self.reason().retry(), Retry::Later | Retry::AfterRefresh)
     }
 
     /// The wait that the server asked for.
@@ -95,7 +112,7 @@ impl Error {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let retry_after = failure.reason.retry_after();
-        Self { failure: Box::new(failure), retry_after, answered: true }
+        Self { failure: Box::new(failure), retry_after, answered: true, in_doubt: false }
     }
 }
 
@@ -112,14 +129,14 @@ impl From<Status> for Error {
         if failure.message.is_empty() {
             failure.message = "the connection broke".to_owned();
         }
-        Self { failure: Box::new(failure), retry_after, answered }
+        Self { failure: Box::new(failure), retry_after, answered, in_doubt: !answered }
     }
 }
 
 impl From<pb::ErrorStatus> for Error {
     fn from(status: pb::ErrorStatus) -> Self {
         let retry_after = (status.retry_after_ms > 0).then(|| Duration::from_millis(status.retry_after_ms));
-        Self { failure: Box::new(Failure::from(status)), retry_after, answered: true }
+        Self { failure: Box::new(Failure::from(status)), retry_after, answered: true, in_doubt: false }
     }
 }
 
@@ -166,6 +183,16 @@ mod tests {
         for certain in [Reason::VersionMismatch, Reason::FencingTokenStale, Reason::LockRequired, Reason::BadPath] {
             assert!(!Error::new(certain, "").may_have_taken_effect(), "{certain}");
         }
+    }
+
+    #[test]
+    fn a_refusal_before_the_commit_is_certain_wherever_it_sends_the_client() {
+        for reason in [Reason::NotLeader, Reason::NotEnoughReplicas, Reason::NoSpace, Reason::ReadOnly] {
+            let refused = Error::from(Status::from(Failure::new(reason, "")));
+            assert!(!refused.may_have_taken_effect(), "{reason}");
+        }
+        let unknown = Error::from(Status::from(Failure::new(Reason::Unavailable, "the outcome is not known")));
+        assert!(unknown.may_have_taken_effect());
     }
 
     #[test]

@@ -7,10 +7,9 @@
 //! last handle of a session leaves both to run out with the lease.
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -19,16 +18,15 @@ use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::Status;
 
 use super::{
     Client, Error, LockInfo, QueuePosition,
     call::{attempt, lock_client},
     channels::Purpose,
     convert::{self, required},
+    keep_alive::keep_alive,
     lease::Lease,
     retry::{Tries, jitter},
 };
@@ -38,12 +36,6 @@ use crate::{
     types::{FencingToken, LockMode, Path, Precondition, SessionId, Timestamp, Version},
 };
 
-/// A lease is renewed this many times before it would run out.
-const RENEWALS_PER_LEASE: u32 = 3;
-/// Renewals sent and not answered, before the stream is given up for a new one.
-const UNANSWERED_MAX: usize = 3;
-/// Between two tries to open the stream of renewals.
-const REOPEN_DELAY: Duration = Duration::from_millis(200);
 /// Locks asked for at once.
 const PAGE_SIZE: u32 = 1000;
 /// For one try at queueing to be taken up.
@@ -266,27 +258,10 @@ impl LockGuard {
     }
 }
 
-/// Tries of a call that nobody of ours has answered: they may have been carried out.
-#[derive(Debug, Default)]
-struct Unanswered(AtomicU32);
-
-impl Unanswered {
-    /// One try; it stays counted if it is given up before its answer.
-    async fn count<T>(&self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        let result = call.await;
-        if result.as_ref().err().is_none_or(|status| Error::from(status.clone()).is_answer()) {
-            self.0.fetch_sub(1, Ordering::Relaxed);
-        }
-        result
-    }
-
-    /// After an unanswered try, the answer `gone` says that there is nothing left to give back: that try did it, or the
-    /// lease ended meanwhile. Either way the caller has what it asked for.
-    fn done_by_an_earlier_try(self, result: Result<(), Error>, gone: Reason) -> Result<(), Error> {
-        let unanswered = self.0.into_inner() > 0;
-        result.or_else(|error| if unanswered && error.reason() == gone { Ok(()) } else { Err(error) })
-    }
+/// After an unanswered try, the answer `gone` says that there is nothing left to give back: that try did it, or the lease
+/// ended meanwhile. Either way the caller has what it asked for.
+fn given_back(result: Result<(), Error>, gone: Reason) -> Result<(), Error> {
+    result.or_else(|error| if error.is_in_doubt() && error.reason() == gone { Ok(()) } else { Err(error) })
 }
 
 impl Client {
@@ -319,11 +294,8 @@ impl Client {
     /// Ends any session, such as one that another process opened, and releases its locks cleanly.
     pub async fn close_session(&self, session: SessionId) -> Result<(), Error> {
         let request = pb::CloseSessionRequest { session_id: session.to_string() };
-        let unanswered = Unanswered::default();
-        let call =
-            |channel, request| unanswered.count(async move { lock_client(channel).close_session(request).await });
-        let closed = self.lock("close the session", request, call).await.map(drop);
-        unanswered.done_by_an_earlier_try(closed, Reason::SessionNotFound)
+        let call = |channel, request| async move { lock_client(channel).close_session(request).await };
+        given_back(self.lock("close the session", request, call).await.map(drop), Reason::SessionNotFound)
     }
 
     /// Releases what a session has on a path, its place in the queue included. `None`: whatever the grant's token is.
@@ -338,10 +310,8 @@ impl Client {
             path: path.to_string(),
             fencing_token: token.unwrap_or_default().0,
         };
-        let unanswered = Unanswered::default();
-        let call = |channel, request| unanswered.count(async move { lock_client(channel).release_lock(request).await });
-        let released = self.lock("release the lock", request, call).await.map(drop);
-        unanswered.done_by_an_earlier_try(released, Reason::NotLockHolder)
+        let call = |channel, request| async move { lock_client(channel).release_lock(request).await };
+        given_back(self.lock("release the lock", request, call).await.map(drop), Reason::NotLockHolder)
     }
 
     /// Who holds the lock on a path, and who waits for it.
@@ -387,93 +357,22 @@ impl Client {
     }
 }
 
-/// Renews until the lease is lost.
-async fn keep_alive(client: Client, id: SessionId, ttl: Duration, lease: Arc<watch::Sender<Lease>>) {
-    loop {
-        let error = renew(&client, id, ttl, &lease).await;
-        if matches!(error.reason(), Reason::SessionExpired | Reason::SessionNotFound) {
-            tracing::debug!(session = %id, %error, "the session is lost");
-            lease.send_modify(|lease| lease.lose(error));
-            return;
-        }
-        if lease.borrow().check(Instant::now()).is_err() {
-            lease.send_modify(|lease| lease.expire(Instant::now()));
-            return;
-        }
-        tracing::debug!(session = %id, %error, "the lease is renewed over another stream");
-        tokio::time::sleep(REOPEN_DELAY.min(ttl / 10)).await;
-    }
-}
-
-/// Renews over one stream, until that fails.
-async fn renew(client: &Client, id: SessionId, ttl: Duration, lease: &watch::Sender<Lease>) -> Error {
-    let service = client.lock_service();
-    let Some(address) = service.endpoints.current(&service.known) else {
-        return Error::unreachable("no server of the Lock service is known");
-    };
-    let renewed = async {
-        let interval = ttl / RENEWALS_PER_LEASE;
-        let renewal = pb::KeepAliveRequest { session_id: id.to_string() };
-        let (requests, receiver) = mpsc::channel(UNANSWERED_MAX);
-        let mut unanswered = VecDeque::from([Instant::now()]);
-        let queued = |_| Error::unreachable("the stream of renewals does not move");
-        requests.try_send(renewal.clone()).map_err(queued)?;
-        let mut stub = lock_client(service.channels.get(&address, Purpose::KeepAlive)?);
-        let call = |requests| async move { stub.keep_alive(requests).await };
-        let mut answers = attempt("renew the lease", interval, ReceiverStream::new(receiver), call).await?;
-        let mut next = Instant::now() + interval;
-        loop {
-            tokio::select! {
-                answer = answers.message() => {
-                    let answer = answer?.ok_or_else(|| Error::unreachable("the stream of renewals ended"))?;
-                    let sent = unanswered.pop_front().ok_or_else(|| Error::malformed("an answer too many"))?;
-                    let ttl = Duration::from_millis(answer.ttl_ms);
-                    lease.send_modify(|lease| lease.renew(sent, ttl, Instant::now()));
-                    lease.borrow().check(Instant::now())?;
-                }
-                () = tokio::time::sleep_until(next.into()) => {
-                    if unanswered.len() >= UNANSWERED_MAX {
-                        return Err(Error::silence(interval * RENEWALS_PER_LEASE, "renew the lease"));
-                    }
-                    next = Instant::now() + interval;
-                    unanswered.push_back(Instant::now());
-                    requests.try_send(renewal.clone()).map_err(queued)?;
-                }
-            }
-        }
-    };
-    let renewed: Result<std::convert::Infallible, Error> = renewed.await;
-    let Err(error) = renewed;
-    let leader = error.metadata("leader_address");
-    if !error.is_answer() || leader.is_some() {
-        service.endpoints.failed(&address, leader, &service.known);
-    }
-    error
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn nobody_holds_it() -> Result<(), Error> {
-        Err(Error::new(Reason::NotLockHolder, "nobody holds it"))
+    fn nobody_holds_it() -> Error {
+        Error::new(Reason::NotLockHolder, "nobody holds it")
     }
 
-    #[tokio::test]
-    async fn what_an_unanswered_try_may_have_given_back_is_given_back() {
-        let unanswered = Unanswered::default();
-        let lost: Result<(), Status> = unanswered.count(async { Err(Status::unavailable("connection reset")) }).await;
-        assert!(lost.is_err());
-        assert!(unanswered.done_by_an_earlier_try(nobody_holds_it(), Reason::NotLockHolder).is_ok());
+    #[test]
+    fn what_an_unanswered_try_may_have_given_back_is_given_back() {
+        assert!(given_back(Err(nobody_holds_it().in_doubt()), Reason::NotLockHolder).is_ok());
     }
 
-    #[tokio::test]
-    async fn an_answered_try_has_given_nothing_back() {
-        let unanswered = Unanswered::default();
-        let stopping = Status::from(crate::status::Failure::new(Reason::Unavailable, "the server stops"));
-        let refused: Result<(), Status> = unanswered.count(async { Err(stopping) }).await;
-        assert!(refused.is_err());
-        let released = unanswered.done_by_an_earlier_try(nobody_holds_it(), Reason::NotLockHolder);
+    #[test]
+    fn an_answered_try_has_given_nothing_back() {
+        let released = given_back(Err(nobody_holds_it()), Reason::NotLockHolder);
         assert_eq!(released.map_err(|error| error.reason()), Err(Reason::NotLockHolder));
     }
 }

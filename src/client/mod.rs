@@ -34,6 +34,8 @@ mod convert;
 mod edit;
 mod entries;
 mod error;
+mod health;
+mod keep_alive;
 mod lease;
 mod lock;
 mod map;
@@ -45,6 +47,7 @@ mod source;
 mod verify;
 mod watch;
 mod write;
+mod writer;
 
 use std::{
     sync::Arc,
@@ -59,14 +62,16 @@ pub use self::{
     edit::EditOptions,
     entries::{Copy, CreateDirectory, Delete, Move, Update, WalkOptions},
     error::Error,
+    health::{HealthPatience, NoHealth, Serving, ask_health},
     lock::{LockGuard, Session, SessionOptions},
     model::{
         Change, ChangeKind, ClusterStatus, Entry, EntryKind, FileServerStatus, Health, HealthCheck, Listed, Located,
         LockHolder, LockInfo, LockWaiter, QueuePosition, Receipt, Servers, VersionInfo,
     },
-    read::{ReadOptions, Reader},
+    read::{READER_BYTES_MAX, ReadOptions, Reader},
     verify::{ReplicaReport, Verification},
-    write::{WriteOptions, Writer},
+    write::WriteOptions,
+    writer::Writer,
 };
 pub use crate::{
     cluster::{ClusterMap, Group, Server, ServerState},
@@ -109,6 +114,8 @@ impl Options {
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: Arc<Inner>,
+    /// Of [`Options`], unless [`Client::with_timeout`] said otherwise.
+    timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -134,17 +141,24 @@ impl Client {
         let directory_endpoints = Arc::<Endpoints>::default();
         let directory =
             Service { endpoints: &directory_endpoints, known: options.directory.clone(), channels: &channels };
-        let deadline = Instant::now() + options.timeout.min(CONNECT_TIMEOUT);
+        let timeout = options.timeout;
+        let deadline = Instant::now() + timeout.min(CONNECT_TIMEOUT);
         let first = fetch_map(&directory, deadline).await?;
         let map = Map::new(first, options.directory.clone().into(), channels.clone());
         let map_task = map.keep_fresh(directory_endpoints.clone());
         let lock_endpoints = Endpoints::default();
         let inner = Inner { options, channels, directory_endpoints, lock_endpoints, map, _map_task: map_task };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), timeout })
     }
 
+    /// The options that it was connected with.
     pub fn options(&self) -> &Options {
         &self.inner.options
+    }
+
+    /// The same connection for calls that are more, or less, patient.
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { inner: self.inner.clone(), timeout }
     }
 
     /// The cluster map as this client last saw it; it follows every change by itself.

@@ -180,6 +180,15 @@ pub struct Servers {
     pub directory_servers: Vec<Server>,
 }
 
+impl Servers {
+    /// Each with the name of its kind.
+    pub fn by_kind(&self) -> impl Iterator<Item = (&'static str, &Server)> {
+        let kinds =
+            [("directory", &self.directory_servers), ("lock", &self.lock_servers), ("fileserver", &self.fileservers)];
+        kinds.into_iter().flat_map(|(kind, servers)| servers.iter().map(move |server| (kind, server)))
+    }
+}
+
 /// What one file server says of its own store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileServerStatus {

@@ -24,7 +24,7 @@ use super::{
     channels::Purpose,
     convert,
     map::Target,
-    ranges::{Arrived, Piece, Pieces},
+    ranges::{Arrived, PIECE_BYTES, Piece, Pieces},
     retry::{Tries, jitter},
 };
 use crate::{
@@ -35,6 +35,8 @@ use crate::{
 
 /// Pieces fetched at once: with [`super::ranges::PIECE_BYTES`] each, this bounds the memory of one read.
 const PIECES_AHEAD: usize = 4;
+/// What one [`Reader`] may hold in memory.
+pub const READER_BYTES_MAX: u64 = PIECES_AHEAD as u64 * PIECE_BYTES;
 /// For a server to begin to answer.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time without a byte.
@@ -209,7 +211,7 @@ impl Client {
         choice: bool,
         arrive: &mut impl FnMut(usize, Bytes),
     ) -> Result<(), Error> {
-        let silence = if choice { SILENCE_WITH_CHOICE_MAX } else { SILENCE_MAX }.min(self.inner.options.timeout);
+        let silence = if choice { SILENCE_WITH_CHOICE_MAX } else { SILENCE_MAX }.min(self.timeout);
         let mut client = FileServerClient::new(self.inner.channels.get(&target.address, Purpose::Bulk)?);
         let call = |request| async move { client.read(request).await };
         let mut responses = attempt("read", OPEN_TIMEOUT.min(silence), arrived.ask(), call).await?;

@@ -23,11 +23,13 @@ pub(crate) struct Tries {
     deadline: Instant,
     /// Tries that have failed.
     failed: u32,
+    /// One of them was not answered.
+    in_doubt: bool,
 }
 
 impl Tries {
     pub(crate) fn until(deadline: Instant) -> Self {
-        Self { deadline, failed: 0 }
+        Self { deadline, failed: 0, in_doubt: false }
     }
 
     /// What is left of the caller's time.
@@ -41,11 +43,18 @@ impl Tries {
         self.failed = 0;
     }
 
+    /// The failure of the last try as the failure of them all: a refusal does not undo what an unanswered one before it
+    /// may have done.
+    pub(crate) fn given_up(&self, last: Error) -> Error {
+        if self.in_doubt { last.in_doubt() } else { last }
+    }
+
     /// How long to wait before the next try, or `None` if `error` is final or the time is up.
     ///
     /// `jitter` is from 0 to 1: many clients that failed together must not come back together.
     pub(crate) fn after(&mut self, error: &Error, now: Instant, jitter: f64) -> Option<Duration> {
         self.failed += 1;
+        self.in_doubt |= error.is_in_doubt();
         let tries_max = match error.reason().retry() {
             Retry::Never | Retry::Redo => return None,
             Retry::Later | Retry::AfterRefresh => match error.reason() {

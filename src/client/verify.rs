@@ -104,7 +104,7 @@ impl Client {
     }
 
     async fn verify_part(&self, address: &str, extents: &[Extent], found: &mut Vec<Found>) -> Result<(), Error> {
-        let timeout = OPEN_TIMEOUT.min(self.inner.options.timeout);
+        let timeout = OPEN_TIMEOUT.min(self.timeout);
         let mut client = FileServerClient::new(self.inner.channels.get(address, Purpose::Control)?);
         let range = |extent: &Extent| pb::BlobRange {
             blob: extent.blob.to_string(),

@@ -17,7 +17,6 @@ use tokio::{
     sync::mpsc::{self, error::SendTimeoutError},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 
 use super::{
@@ -27,7 +26,7 @@ use super::{
     convert,
     map::Target,
     retry::{Tries, jitter},
-    source::{Pushed, Source},
+    source::Source,
 };
 use crate::{
     convert::{cluster::cluster_map, write_mode_to_pb},
@@ -38,8 +37,6 @@ use crate::{
 
 /// Frames on their way into the connection.
 const FRAMES_QUEUED_MAX: usize = 4;
-/// Pieces that a [`Writer`] takes ahead.
-const PIECES_QUEUED_MAX: usize = 4;
 /// For the primary to take a stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time in which not one frame is taken, or no answer comes.
@@ -145,7 +142,9 @@ impl Write {
         };
         let whole = total.filter(|_| self.options.mode == WriteMode::Replace);
         if whole.is_some_and(|total| (total.length, total.checksum) != (receipt.size, receipt.checksum)) {
-            return Err(Error::new(Reason::ChecksumMismatch, "the receipt is for other bytes than were sent"));
+            let other = Error::new(Reason::ChecksumMismatch, "the receipt is for other bytes than were sent");
+            // Something was committed.
+            return Err(other.in_doubt());
         }
         Ok(receipt)
     }
@@ -202,14 +201,6 @@ impl Client {
         self.run_write(&Write::new(path, options), &mut Source::reader(reader)).await
     }
 
-    /// A write whose data is pushed piece by piece. Nothing is visible before [`Writer::finish`].
-    pub fn writer(&self, path: &Path, options: WriteOptions) -> Writer {
-        let (pieces, receiver) = mpsc::channel(PIECES_QUEUED_MAX);
-        let (client, write) = (self.clone(), Write::new(path, options));
-        let task = tokio::spawn(async move { client.run_write(&write, &mut Source::pushed(receiver)).await });
-        Writer { pieces, task: Some(AbortOnDropHandle::new(task)) }
-    }
-
     pub(super) async fn run_write(&self, write: &Write, source: &mut Source<'_>) -> Result<Receipt, Error> {
         let mut tries = Tries::until(self.deadline());
         let mut furthest = 0;
@@ -226,7 +217,9 @@ impl Client {
                 furthest = sent;
                 tries.renew(self.deadline());
             }
-            let Some(delay) = tries.after(&error, Instant::now(), jitter()) else { return Err(error) };
+            let delay = tries.after(&error, Instant::now(), jitter());
+            let error = tries.given_up(error);
+            let Some(delay) = delay else { return Err(error) };
             if !source.is_repeatable() {
                 return Err(error.during("too much has come out of the source to send it again"));
             }
@@ -280,7 +273,7 @@ impl Client {
         target: &Target,
         sent: &mut u64,
     ) -> Result<Receipt, Error> {
-        let silence = SILENCE_MAX.min(self.inner.options.timeout);
+        let silence = SILENCE_MAX.min(self.timeout);
         let (requests, receiver) = mpsc::channel(FRAMES_QUEUED_MAX);
         let client = FileServerClient::new(self.inner.channels.get(&target.address, Purpose::Bulk)?);
         let mut answer = pin!(answer(client, receiver, write.write_id));
@@ -294,7 +287,7 @@ impl Client {
                 response.map_err(|_| Error::silence(silence, "wait for the receipt"))??
             }
             () = self.inner.map.primary_moved(group, &target.server), if repeatable => {
-                return Err(Error::new(Reason::NotLeader, "the group has another primary now"));
+                return Err(Error::new(Reason::NotLeader, "the group has another primary now").in_doubt());
             }
         };
         write.receipt(response, Some(total))
@@ -356,49 +349,6 @@ async fn send(
 /// The local side cannot be read: nobody's fault but its own, and no retry helps.
 fn unreadable(error: std::io::Error) -> Error {
     Error::new(Reason::Internal, format_args!("read what is to be written: {error}"))
-}
-
-/// A write whose data is pushed piece by piece; dropped before [`Writer::finish`], it is given up.
-#[derive(Debug)]
-pub struct Writer {
-    pieces: mpsc::Sender<Pushed>,
-    /// Until its outcome has been told.
-    task: Option<AbortOnDropHandle<Result<Receipt, Error>>>,
-}
-
-impl Writer {
-    /// Takes one more piece, of any length; waits while the pieces before it are on their way.
-    ///
-    /// Fails with what the write failed with; nothing more can be pushed then.
-    pub async fn push(&mut self, data: impl Into<Bytes>) -> Result<(), Error> {
-        if self.pieces.send(Pushed::Data(data.into())).await.is_ok() {
-            return Ok(());
-        }
-        self.outcome().await.and(Err(Error::new(Reason::Internal, "the write ended before its data")))
-    }
-
-    /// Says that all is there, and waits for the receipt.
-    pub async fn finish(mut self) -> Result<Receipt, Error> {
-        // A write that has failed no longer listens; its failure comes from the task.
-        let _ = self.pieces.send(Pushed::End).await;
-        self.outcome().await
-    }
-
-    /// Gives the write up: nothing of it will be visible, unless it has been finished.
-    pub async fn cancel(mut self) {
-        if let Some(task) = self.task.take() {
-            task.abort();
-            // Waits for the stream to be dropped, so that nothing is sent after this.
-            let _ = task.await;
-        }
-    }
-
-    async fn outcome(&mut self) -> Result<Receipt, Error> {
-        let Some(task) = self.task.take() else {
-            return Err(Error::new(Reason::Internal, "the write has failed before"));
-        };
-        task.await.unwrap_or_else(|_| Err(Error::new(Reason::Internal, "the write was aborted")))
-    }
 }
 
 #[cfg(test)]

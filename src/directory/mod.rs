@@ -100,7 +100,7 @@ pub async fn run(options: DirectoryOptions, listener: TcpListener, shutdown: Can
     let address = listener.local_addr().context("the address listened on")?;
     let stop = shutdown.child_token();
     let door = Door::default();
-    let mut services = Services::new()?;
+    let mut services = Services::new();
     let directory_service = service::DirectoryService(door.clone());
     let cluster_service = cluster_service::ClusterService(door.clone());
     services.add(DirectoryServer::new(directory_service).max_decoding_message_size(REQUEST_BYTES_MAX));

@@ -76,7 +76,7 @@ mod tests {
     async fn a_server_that_answers_is_alive_though_it_is_not_ready() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let services = serve::Services::new().unwrap();
+        let services = serve::Services::new();
         services.readiness().await;
         let shutdown = CancellationToken::new();
         let server = tokio::spawn(services.serve(listener, shutdown.clone()));

@@ -90,7 +90,7 @@ pub async fn run(options: FileServerOptions, listener: TcpListener, shutdown: Ca
         cluster: folder.cluster_id(),
     };
 
-    let mut services = Services::new()?;
+    let mut services = Services::new();
     services.add(FileServerServer::new(service::Service { node: node.clone() }));
     let readiness = services.readiness().await;
     let folder = Arc::new(Mutex::new(folder));

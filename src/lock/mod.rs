@@ -66,7 +66,7 @@ pub async fn run(options: LockOptions, listener: TcpListener, shutdown: Cancella
 
     let stop = shutdown.child_token();
     let (driver, handle) = Driver::new(state, store, directories.clone());
-    let mut services = Services::new()?;
+    let mut services = Services::new();
     let server = options.common.id.clone();
     services.add(LockServer::new(Service::new(handle.clone(), server.clone(), stop.clone())));
     let readiness = services.readiness().await;

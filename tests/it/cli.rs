@@ -3,4 +3,5 @@
 mod entries;
 mod files;
 mod locks;
+mod many;
 mod shell;

@@ -3,6 +3,7 @@
 mod bulk;
 mod contention;
 mod damage;
+mod example;
 mod namespace;
 mod round_trips;
 mod sessions;

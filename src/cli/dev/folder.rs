@@ -14,6 +14,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{plan::Shape, process::ProcessId};
+use crate::durable;
 
 /// What `dev.json` holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,7 +84,8 @@ impl Folder {
     pub fn write(&self, record: &Record) -> anyhow::Result<()> {
         let path = record_path(&self.path);
         let text = serde_json::to_string_pretty(record).context("encode dev.json")?;
-        fs::write(&path, text + "\n").with_context(|| format!("write {}", path.display()))
+        // Whole or not at all: without it nobody knows which servers to stop.
+        durable::atomic_replace(&path, (text + "\n").as_bytes()).with_context(|| format!("write {}", path.display()))
     }
 }
 

@@ -257,9 +257,9 @@ fn shape(args: &DevArgs, before: Option<&Record>) -> anyhow::Result<(Shape, u32)
     let fileservers = args.fileservers.unwrap_or(before.fileservers);
     if fileservers < before.fileservers {
         bail!(
-            "{} has data on {} file servers, and {fileservers} would leave some of it behind; start without --fileservers, or choose another folder with --data",
+            "{} has data on {known} file servers, and {fileservers} would leave some of it behind; start with --fileservers {known}, or choose another folder with --data",
             args.data.display(),
-            before.fileservers
+            known = before.fileservers
         );
     }
     Ok((before.shape, fileservers))
@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(shape(&args(&[]), Some(&made_with(2, 4))).expect("valid"), (Shape::new(2), 4));
         assert_eq!(shape(&args(&["--fileservers", "5"]), Some(&made_with(2, 4))).expect("valid"), (Shape::new(2), 5));
         let fewer = shape(&args(&["--fileservers", "3"]), Some(&made_with(2, 4))).expect_err("leaves one behind");
-        assert!(fewer.to_string().contains("4 file servers"), "{fewer}");
+        assert!(fewer.to_string().contains("start with --fileservers 4"), "{fewer}");
     }
 
     #[test]

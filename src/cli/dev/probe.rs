@@ -8,11 +8,10 @@ use std::{
     time::Duration,
 };
 
-use tonic::transport::Endpoint;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use crate::client::{HealthPatience, NoHealth, Serving, ask_health};
 
-/// For one question, the connection included.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// For one question.
+const PATIENCE: HealthPatience = HealthPatience { connect: Duration::from_secs(1), answer: Duration::from_secs(1) };
 /// Lines of a log that are quoted, and how far back they are looked for.
 const LOG_LINES: usize = 12;
 const LOG_BYTES: u64 = 16 << 10;
@@ -22,7 +21,7 @@ const LOG_BYTES: u64 = 16 << 10;
 pub enum Answer {
     Serving,
     NotServing,
-    /// Nobody listens, or no answer came in time.
+    /// Nobody listens.
     Silent,
 }
 
@@ -38,15 +37,11 @@ impl fmt::Display for Answer {
 
 /// Asks once.
 pub async fn ask(address: &str, service: &str) -> Answer {
-    tokio::time::timeout(PROBE_TIMEOUT, check(address, service)).await.ok().flatten().unwrap_or(Answer::Silent)
-}
-
-async fn check(address: &str, service: &str) -> Option<Answer> {
-    let channel = Endpoint::from_shared(format!("http://{address}")).ok()?.connect().await.ok()?;
-    match HealthClient::new(channel).check(HealthCheckRequest { service: service.to_owned() }).await {
-        Ok(response) if response.get_ref().status() == ServingStatus::Serving => Some(Answer::Serving),
+    match ask_health(address, service, PATIENCE).await {
+        Ok(Serving::Yes) => Answer::Serving,
         // A service it does not know yet included.
-        Ok(_) | Err(_) => Some(Answer::NotServing),
+        Ok(Serving::No | Serving::Unknown) | Err(NoHealth::NotAnswered { .. }) => Answer::NotServing,
+        Err(NoHealth::BadAddress { .. } | NoHealth::NotConnected { .. }) => Answer::Silent,
     }
 }
 

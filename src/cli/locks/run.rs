@@ -3,7 +3,6 @@
 use std::{
     os::unix::process::ExitStatusExt,
     process::{ExitStatus, Stdio},
-    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,12 +12,11 @@ use super::HowArguments;
 use crate::cli::{
     context::{Context, LOCK_PATH, LOCK_TOKEN},
     error::{Error, Result, exit},
+    interrupt::CHILD_END,
     locking::{TTL, acquire, release},
 };
 use crate::{client::LockGuard, status::Reason};
 
-/// A child that was told to end has this long before it is killed.
-const END: Duration = Duration::from_secs(5);
 /// As a shell has them.
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
@@ -92,9 +90,9 @@ fn start(command: &[String], guard: &LockGuard, context: &Context) -> Result<Chi
     if context.lines.as_ref().is_some_and(|lines| !lines.is_terminal()) {
         child.stdin(Stdio::null());
     }
-    child.spawn().map_err(|error| {
-        eprintln!("dfs-cli: LOCAL: {program}: {error}");
-        Error::Silent(if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE })
+    child.spawn().map_err(|error| Error::NotRun {
+        code: if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE },
+        message: format!("{program}: {error}"),
     })
 }
 
@@ -106,7 +104,7 @@ async fn end(child: &mut Child) {
     {
         tracing::debug!(%error, "the command has ended by itself");
     }
-    if tokio::time::timeout(END, child.wait()).await.is_err()
+    if tokio::time::timeout(CHILD_END, child.wait()).await.is_err()
         && let Err(error) = child.kill().await
     {
         tracing::warn!(%error, "the command could not be ended");

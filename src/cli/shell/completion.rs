@@ -67,7 +67,7 @@ impl Assistant {
         *self.place.lock().unwrap_or_else(PoisonError::into_inner) = place;
     }
 
-    /// In the text of a file the Tab key offers nothing.
+    /// In the text of a file the Tab key is a tab.
     pub fn assist(&self, on: bool) {
         self.assists.store(on, Ordering::Relaxed);
     }
@@ -122,7 +122,7 @@ impl Completer for Assistant {
     fn complete(&self, line: &str, position: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
         let typed = line.get(..position).unwrap_or(line);
         if !self.assists.load(Ordering::Relaxed) {
-            return Ok((position, Vec::new()));
+            return Ok((position, vec![Pair { display: "\t".to_owned(), replacement: "\t".to_owned() }]));
         }
         let (before, last) = words::unfinished(typed);
         let offered = if before.is_empty() { self.commands(&last.text) } else { self.paths(&last.text) };

@@ -22,6 +22,7 @@ use super::{
     error::{Error, Result, exit},
     interrupt::{Interrupt, SIGTERM, Signals},
     local::INSTRUCTIONS,
+    settings::Flags,
     usage,
 };
 use crate::{status::Reason, types::Path};
@@ -84,19 +85,41 @@ async fn converse(context: &mut Context, assistant: Option<&Assistant>) -> Resul
             Typed::Line(line) => line,
         };
         context.interrupt = Interrupt::default();
-        let done = match parse(&line) {
+        let (flags, asked) = match parse(&line) {
             Ok(Asked::Quit) => return Ok(()),
+            Ok(Asked::Command(line)) => (line.flags.clone(), Ok(Asked::Command(line))),
+            Ok(asked) => (Flags::default(), Ok(asked)),
+            Err(error) => (Flags::of_nonsense(line.split_whitespace()), Err(error)),
+        };
+        // What fails is told as its line wants it.
+        let usual = context.use_settings(context.settings.overridden(&flags));
+        let done = match asked {
             Ok(asked) => perform(context, asked, &mut signals).await,
             Err(error) => Err(error),
         };
-        match done {
-            Ok(()) => {}
-            Err(error @ Error::ThrownAway) => context.output.say(&error.to_string())?,
-            Err(error) if assistant.is_none() => return Err(error),
-            Err(error @ Error::Signal { signal: SIGTERM }) => return Err(error),
-            Err(Error::Signal { .. }) => context.output.say("cancelled")?,
-            Err(error) if error.is_silent() => {}
-            Err(error) => context.output.failure(&error),
+        let told = tell(context, done, assistant.is_some());
+        context.use_settings(usual);
+        told?;
+    }
+}
+
+/// What became of a line; fails when the shell ends with it.
+fn tell(context: &mut Context, done: Result<()>, is_terminal: bool) -> Result<()> {
+    match done {
+        Ok(()) => Ok(()),
+        Err(error @ Error::ThrownAway) => context.output.say(&error.to_string()),
+        Err(error @ Error::Signal { signal: SIGTERM }) => Err(error),
+        Err(Error::Signal { .. }) if is_terminal => {
+            if let Some(lines) = &mut context.lines {
+                lines.forget_pasted();
+            }
+            context.output.say("cancelled")
+        }
+        Err(error) if error.is_silent() && is_terminal => Ok(()),
+        Err(error) if error.is_silent() => Err(error),
+        Err(error) => {
+            context.output.failure(&error);
+            if is_terminal { Ok(()) } else { Err(Error::Silent(error.exit_code())) }
         }
     }
 }
@@ -113,14 +136,23 @@ fn parse(line: &str) -> Result<Asked> {
         ("cd", []) => return Ok(Asked::ChangeDirectory("/".to_owned())),
         ("cd", [directory]) => return Ok(Asked::ChangeDirectory(directory.clone())),
         ("help", []) => return Ok(Asked::Text(INSTRUCTIONS.to_owned())),
-        ("quit" | "exit" | "pwd" | "cd" | "help", _) => {
+        ("quit" | "exit" | "pwd" | "cd", _) => {
             return Err(Error::Usage(format!("too many words for {first}")));
+        }
+        ("help", command) => {
+            let first = command.first().map(|first| words::command(first).to_owned());
+            words = first.into_iter().chain(command.iter().skip(1).cloned()).chain(["--help".to_owned()]).collect();
         }
         _ => {}
     }
     match Line::try_parse_from(&words) {
-        Ok(line) if line.command.is_for_the_shell() => Ok(Asked::Command(Box::new(line))),
-        Ok(_) => Err(Error::Usage("not in the shell; run it as a command of its own".to_owned())),
+        Ok(line) if !line.command.is_for_the_shell() => {
+            Err(Error::Usage("not in the shell; run it as a command of its own".to_owned()))
+        }
+        Ok(line) => match line.flags.not_for_a_line() {
+            Some(flag) => Err(Error::Usage(format!("{flag} is for the shell as a whole: `dfs-cli {flag} … shell`"))),
+            None => Ok(Asked::Command(Box::new(line))),
+        },
         Err(error) if error.use_stderr() => Err(usage(&error)),
         Err(error) => Ok(Asked::Text(error.render().to_string())),
     }
@@ -142,13 +174,10 @@ async fn perform(context: &mut Context, asked: Asked, signals: &mut Signals) -> 
             signals.run(&interrupt, change_directory(context, &text)).await
         }
         Asked::Command(line) => {
-            let usual = context.use_settings(context.settings.overridden(&line.flags));
             let interrupt = context.interrupt.clone();
             // Boxed: a command's future is large, and there is one at a time.
             let command: Pin<Box<dyn Future<Output = Result<()>>>> = Box::pin(line.command.run(context));
-            let done = signals.run(&interrupt, command).await;
-            context.use_settings(usual);
-            done
+            signals.run(&interrupt, command).await
         }
     }
 }
@@ -221,12 +250,26 @@ mod tests {
         assert!(matches!(parse("pwd").unwrap(), Asked::PrintDirectory));
         assert!(matches!(parse("cd a").unwrap(), Asked::ChangeDirectory(directory) if directory == "a"));
         assert!(matches!(parse("cd").unwrap(), Asked::ChangeDirectory(directory) if directory == "/"));
-        assert!(matches!(parse("read --help").unwrap(), Asked::Text(text) if text.contains("--offset")));
+        for line in ["read --help", "help read", "help <read>"] {
+            assert!(matches!(parse(line).unwrap(), Asked::Text(text) if text.contains("--offset")), "{line}");
+        }
     }
 
     #[test]
     fn a_line_that_makes_no_sense_is_a_usage_error() {
-        for line in ["nonsense", "read", "read 'a", "cd a b", "shell", "ls --no-such-flag", "<>"] {
+        for line in [
+            "nonsense",
+            "read",
+            "read 'a",
+            "cd a b",
+            "shell",
+            "ls --no-such-flag",
+            "<>",
+            "ls --directory a:1",
+            "ls --lock a:1",
+            "ls --config f",
+            "ls -v",
+        ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
         assert!(parse("lock info").unwrap_err().line().ends_with("(see lock info --help)"));

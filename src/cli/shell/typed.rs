@@ -111,8 +111,8 @@ async fn save(
 fn may_be_saved_again(error: &Error) -> bool {
     match error {
         Error::LeaseLost(_) => true,
-        Error::Failure(failure) => matches!(
-            failure.reason,
+        Error::Failure(error) => matches!(
+            error.reason(),
             Reason::SessionExpired
                 | Reason::SessionNotFound
                 | Reason::NotLockHolder

@@ -1,6 +1,7 @@
 //! `get`: from the store to this machine.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path as LocalPath, PathBuf},
@@ -9,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 
-use super::{Outcome, Tally};
+use super::{Outcome, Room, Tally};
 use crate::{
     cli::{
         context::Context,
@@ -18,7 +19,7 @@ use crate::{
         list::{At, name_below},
         progress::Bar,
     },
-    client::{self, AsOf, Client, Entry, EntryKind, Listed, ReadOptions, WalkOptions},
+    client::{self, AsOf, Client, Entry, EntryKind, Listed, READER_BYTES_MAX, ReadOptions, WalkOptions},
 };
 
 /// A file up to this size is held in memory, with others.
@@ -30,7 +31,7 @@ const BATCH_ENTRIES: usize = 512;
 pub struct GetArguments {
     /// Files of the store, and directories with -r; then where to put them on this machine
     #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "TARGET"])]
-    paths: Vec<String>,
+    paths: Vec<OsString>,
     /// Directories with all below them
     #[arg(short, long)]
     recursive: bool,
@@ -61,35 +62,50 @@ pub async fn get(context: &mut Context, arguments: GetArguments) -> Result<()> {
     if sources.len() > 1 && !into {
         return Err(Error::Usage(format!("{} is not a directory, but there are several sources", target.display())));
     }
+    let mut tally = Tally::default();
     let mut entries = Vec::new();
     for source in sources {
-        let entry = client.get(&context.path(source)?, as_of).await?;
-        if entry.is_directory() && !arguments.recursive {
-            return Err(Error::Usage(format!("{} is a directory; -r gets it with all below it", entry.path)));
+        let name = source.to_string_lossy();
+        match find(context, &client, source, as_of).await {
+            Ok(entry) if entry.is_directory() && !arguments.recursive => {
+                return Err(Error::Usage(format!("{} is a directory; -r gets it with all below it", entry.path)));
+            }
+            Ok(entry) => {
+                let to = match entry.path.name() {
+                    Some(name) if into => target.join(name),
+                    _ => target.to_owned(),
+                };
+                entries.push((entry, to));
+            }
+            Err(error) if sources.len() == 1 => return Err(error),
+            Err(error) => tally.count(context, &Bar::hidden(), &name, Err(error))?,
         }
-        let to = match entry.path.name() {
-            Some(name) if into => target.join(name),
-            _ => target.to_owned(),
-        };
-        entries.push((entry, to));
     }
-    if let [(entry, to)] = entries.as_slice()
+    if let ([_], [(entry, to)]) = (sources, entries.as_slice())
         && !entry.is_directory()
     {
         return single(context, &client, entry, to, &arguments).await;
     }
     let bar = context.progress.bytes("get", None);
-    let mut tally = Tally::default();
     for (entry, to) in &entries {
         if entry.is_directory() {
-            tree(context, &client, &bar, &mut tally, (entry, to), &arguments).await?;
+            let ended = tree(context, &client, &bar, &mut tally, (entry, to), &arguments).await;
+            if let Err(error) = ended {
+                tally.count(context, &bar, entry.path.as_str(), Err(error))?;
+            }
         } else {
             let got = file(&client, entry, to, as_of, arguments.replace(), &Bar::hidden()).await;
-            tally.count(context, &bar, entry.path.as_str(), got.map(|bytes| Outcome::File { bytes }))?;
+            tally.count(context, &bar, entry.path.as_str(), got)?;
         }
     }
     drop(bar);
-    tally.finish(context, "got")
+    let sentence = tally.sentence("got");
+    tally.finish(context, &sentence)
+}
+
+async fn find(context: &Context, client: &Client, source: &OsStr, as_of: AsOf) -> Result<Entry> {
+    let source = source.to_str().ok_or_else(|| Error::Usage(format!("{}: a name must be UTF-8", source.display())))?;
+    Ok(client.get(&context.path(source)?, as_of).await?)
 }
 
 async fn single(
@@ -100,13 +116,23 @@ async fn single(
     arguments: &GetArguments,
 ) -> Result<()> {
     let bar = context.progress.bytes(entry.path.as_str(), Some(entry.size));
-    let bytes = file(client, entry, to, arguments.at.as_of(), arguments.replace(), &bar).await?;
+    let outcome = file(client, entry, to, arguments.at.as_of(), arguments.replace(), &bar).await?;
     drop(bar);
-    Tally { files: 1, bytes, ..Tally::default() }.finish(context, "got")
+    let mut tally = Tally::default();
+    tally.count(context, &Bar::hidden(), "", Ok(outcome))?;
+    let sentence = tally.sentence("got");
+    tally.finish(context, &sentence)
 }
 
 /// One file, streamed.
-async fn file(client: &Client, entry: &Entry, to: &LocalPath, as_of: AsOf, replace: Replace, bar: &Bar) -> Result<u64> {
+async fn file(
+    client: &Client,
+    entry: &Entry,
+    to: &LocalPath,
+    as_of: AsOf,
+    replace: Replace,
+    bar: &Bar,
+) -> Result<Outcome> {
     let reader = client.read(&entry.path, ReadOptions { as_of, ..ReadOptions::default() }).await?;
     named(entry, to, reader, replace, bar).await
 }
@@ -118,14 +144,14 @@ async fn named(
     content: impl Stream<Item = Result<Bytes, client::Error>> + Unpin,
     replace: Replace,
     bar: &Bar,
-) -> Result<u64> {
+) -> Result<Outcome> {
     if let Some(parent) = to.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         fs::create_dir_all(parent).map_err(Error::local_file(parent))?;
     }
     let bytes = download::to_file(content, to, replace, bar).await?;
     let permissions = fs::Permissions::from_mode(entry.mode & 0o777);
     fs::set_permissions(to, permissions).map_err(Error::local_file(to))?;
-    Ok(bytes)
+    Ok(Outcome::File { bytes, to: to.display().to_string() })
 }
 
 /// A directory with all below it, or a file among others, a batch of entries at a time.
@@ -179,7 +205,7 @@ async fn fetch(
     let mut read = client.read_many(stream::iter(small));
     while let Some((entry, content)) = read.next().await {
         let outcome = match content {
-            Ok(Some(bytes)) => store(&entry, &local(&entry), bytes, replace).await,
+            Ok(Some(bytes)) => named(&entry, &local(&entry), stream::iter([Ok(bytes)]), replace, &Bar::hidden()).await,
             Ok(None) => {
                 large.push(entry);
                 continue;
@@ -188,19 +214,18 @@ async fn fetch(
         };
         done.push((entry, outcome));
     }
+    let room = &Room::new();
     let alone = stream::iter(large).map(|entry| async move {
         let to = place(to, &name_below(&root.path, &entry.path));
-        let fetched = file(client, &entry, &to, as_of, replace, &Bar::hidden()).await;
-        (entry, fetched.map(|bytes| Outcome::File { bytes }))
+        let fetched = async {
+            let _room = room.take(entry.size.min(READER_BYTES_MAX)).await?;
+            file(client, &entry, &to, as_of, replace, &Bar::hidden()).await
+        };
+        let fetched = fetched.await;
+        (entry, fetched)
     });
     done.extend(alone.buffer_unordered(usize::from(arguments.jobs)).collect::<Vec<_>>().await);
     done
-}
-
-/// The content of a small file under its name.
-async fn store(entry: &Entry, to: &LocalPath, content: Bytes, replace: Replace) -> Result<Outcome> {
-    let bytes = named(entry, to, stream::iter([Ok(content)]), replace, &Bar::hidden()).await?;
-    Ok(Outcome::File { bytes })
 }
 
 /// Names of the store have no `/`, `.` or `..`, so nothing leads out of the target.

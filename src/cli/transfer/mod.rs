@@ -7,6 +7,7 @@ mod get;
 mod put;
 
 use serde::Serialize;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub use self::{
     get::{GetArguments, get},
@@ -15,13 +16,18 @@ pub use self::{
 use super::{
     context::Context,
     error::{Error, Result},
+    output::Format,
     progress::Bar,
     table::binary_size,
 };
 
 /// What became of one file or directory.
 enum Outcome {
-    File { bytes: u64 },
+    File {
+        bytes: u64,
+        /// Its name where it is now.
+        to: String,
+    },
     Directory,
 }
 
@@ -33,20 +39,47 @@ struct Tally {
     directories: u64,
     bytes: u64,
     failed: u64,
+    /// The exit code of the first that failed.
+    #[serde(skip)]
+    first_code: u8,
+}
+
+/// Room in memory for the files that are under way, whatever `-j` says.
+struct Room(Semaphore);
+
+/// Each file counts with what a transfer of it may hold.
+const ROOM_BYTES: u32 = 64 << 20;
+
+impl Room {
+    fn new() -> Self {
+        Self(Semaphore::new(ROOM_BYTES as usize))
+    }
+
+    /// Waits until there is room for so many bytes, but never for more than there ever is.
+    async fn take(&self, bytes: u64) -> Result<SemaphorePermit<'_>> {
+        let bytes = u32::try_from(bytes).unwrap_or(ROOM_BYTES).min(ROOM_BYTES);
+        self.0.acquire_many(bytes).await.map_err(|_| Error::Here("the transfer has ended".to_owned()))
+    }
 }
 
 impl Tally {
     /// Counts, and tells a failure on stderr without getting in the bar's way.
     fn count(&mut self, context: &mut Context, bar: &Bar, name: &str, outcome: Result<Outcome>) -> Result<()> {
         match outcome {
-            Ok(Outcome::File { bytes }) => {
+            Ok(Outcome::File { bytes, to }) => {
                 self.files += 1;
                 self.bytes += bytes;
                 bar.advance(bytes);
+                if context.output.format() == Format::Name {
+                    bar.suspended(|| context.output.line(&to))?;
+                }
             }
             Ok(Outcome::Directory) => self.directories += 1,
-            Err(error @ (Error::BrokenPipe | Error::Signal { .. })) => return Err(error),
+            Err(error) if error.ends_all() => return Err(error),
             Err(error) => {
+                if self.failed == 0 {
+                    self.first_code = error.exit_code();
+                }
                 self.failed += 1;
                 bar.suspended(|| context.output.failure_of(name, &error));
             }
@@ -59,13 +92,17 @@ impl Tally {
         format!("{verb} {files}, {}", binary_size(self.bytes))
     }
 
-    /// Says it, and fails if something failed.
-    fn finish(self, context: &mut Context, verb: &str) -> Result<()> {
-        let sentence = self.sentence(verb);
-        context.output.done(&self, &self.files.to_string(), &sentence)?;
-        match self.failed {
-            0 => Ok(()),
-            failed => Err(Error::Partial { failed, total: failed + self.files + self.directories }),
+    /// Says it, and fails if something failed: with the code of the first failure when nothing was done at all.
+    fn finish(self, context: &mut Context, sentence: &str) -> Result<()> {
+        if context.output.format() == Format::Name {
+            context.output.flush()?;
+        } else {
+            context.output.done(&self, "", sentence)?;
+        }
+        match (self.failed, self.files + self.directories) {
+            (0, _) => Ok(()),
+            (_, 0) => Err(Error::Silent(self.first_code)),
+            (failed, done) => Err(Error::Partial { failed, total: failed + done }),
         }
     }
 }
@@ -74,9 +111,19 @@ impl Tally {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn however_many_files_there_are_they_share_the_room() {
+        let room = Room::new();
+        let half = room.take(u64::from(ROOM_BYTES / 2)).await.unwrap();
+        let all = futures::FutureExt::now_or_never(room.take(u64::MAX));
+        assert!(all.is_none());
+        drop(half);
+        assert!(futures::FutureExt::now_or_never(room.take(u64::MAX)).is_some_and(|taken| taken.is_ok()));
+    }
+
     #[test]
     fn a_tally_is_said_and_printed() {
-        let tally = Tally { files: 2, directories: 1, bytes: 2048, failed: 0 };
+        let tally = Tally { files: 2, directories: 1, bytes: 2048, ..Tally::default() };
         assert_eq!(tally.sentence("put"), "put 2 files, 2.0 KiB");
         let value = serde_json::to_value(&tally).unwrap();
         assert_eq!(value, serde_json::json!({"files": 2, "directories": 1, "bytes": 2048, "failed": 0}));

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ffi::{OsStr, OsString},
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path as LocalPath, PathBuf},
@@ -10,13 +11,14 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
-use super::{Outcome, Tally};
+use super::{Outcome, Room, Tally};
 use crate::{
     cli::{
         context::Context,
         error::{Error, Result},
         paths,
         progress::Bar,
+        receipt,
         source::Source,
         write,
     },
@@ -29,6 +31,10 @@ use crate::{
 const SMALL_BYTES_MAX: u64 = 256 << 10;
 /// Looked at, read and sent together.
 const BATCH_FILES: usize = 256;
+/// Of the small ones among them.
+const BATCH_BYTES: u64 = 32 << 20;
+/// What a large file may hold in memory: frames in the queue and in the connection.
+const SENDING_BYTES_MAX: u64 = 4 << 20;
 /// When others write the same file meanwhile, `-f` tries again with what they left.
 const ATTEMPTS: usize = 5;
 
@@ -36,7 +42,7 @@ const ATTEMPTS: usize = 5;
 pub struct PutArguments {
     /// Files of this machine, and directories with -r; then where to put them
     #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "TARGET"])]
-    paths: Vec<String>,
+    paths: Vec<OsString>,
     /// Directories with all below them
     #[arg(short, long)]
     recursive: bool,
@@ -59,23 +65,34 @@ pub async fn put(context: &mut Context, arguments: PutArguments) -> Result<()> {
     let [sources @ .., target] = arguments.paths.as_slice() else {
         return Err(Error::Usage("put takes a source and a target".to_owned()));
     };
+    let target = target.to_str().ok_or_else(|| Error::Usage(format!("{}: a name must be UTF-8", target.display())))?;
     let client = context.client().await?;
-    let jobs = plan(context, &client, sources, target, arguments.recursive).await?;
-    if let [job @ Job { is_directory: false, .. }] = jobs.as_slice() {
-        let (_, length) = open(&job.from)?;
-        let bar = context.progress.bytes(job.to.as_str(), Some(length));
-        let receipt = one_file(context, &client, job, arguments.force, &bar).await?;
-        drop(bar);
-        return write::done(context, "put", &receipt);
+    let mut tally = Tally::default();
+    let jobs = plan(context, &client, &mut tally, sources, target, arguments.recursive).await?;
+    if let ([_], [job @ Job { is_directory: false, .. }]) = (sources, jobs.as_slice()) {
+        return single(context, &client, tally, job, arguments.force).await;
     }
-    many(context, &client, jobs, &arguments).await
+    many(context, &client, tally, jobs, &arguments).await
+}
+
+/// One file, whose failure is the command's, with a bar of its own.
+async fn single(context: &mut Context, client: &Client, mut tally: Tally, job: &Job, force: bool) -> Result<()> {
+    let (_, length) = open(&job.from)?;
+    let bar = context.progress.bytes(job.to.as_str(), Some(length));
+    let receipt = one_file(context, client, job, force, &bar).await?;
+    drop(bar);
+    write::acknowledged(&receipt)?;
+    let outcome = Outcome::File { bytes: receipt.size, to: receipt.path.to_string() };
+    tally.count(context, &Bar::hidden(), "", Ok(outcome))?;
+    tally.finish(context, &receipt::sentence("put", &receipt))
 }
 
 /// Where each source goes: below a directory that is there, else the target is the new name.
 async fn plan(
-    context: &Context,
+    context: &mut Context,
     client: &Client,
-    sources: &[String],
+    tally: &mut Tally,
+    sources: &[OsString],
     target: &str,
     recursive: bool,
 ) -> Result<Vec<Job>> {
@@ -90,18 +107,26 @@ async fn plan(
     }
     let mut jobs = Vec::new();
     for source in sources {
-        let from = PathBuf::from(source);
-        let metadata = fs::metadata(&from).map_err(Error::local_file(&from))?;
-        if metadata.is_dir() && !recursive {
-            return Err(Error::Usage(format!("{source} is a directory; -r puts it with all below it")));
+        match place(source, &to, into) {
+            Ok(job) if job.is_directory && !recursive => {
+                return Err(Error::Usage(format!("{} is a directory; -r puts it with all below it", source.display())));
+            }
+            Ok(job) if jobs.iter().any(|other: &Job| other.to == job.to) => {
+                return Err(Error::Usage(format!("two of the sources would become {}", job.to)));
+            }
+            Ok(job) => jobs.push(job),
+            Err(error) if sources.len() == 1 => return Err(error),
+            Err(error) => tally.count(context, &Bar::hidden(), &source.to_string_lossy(), Err(error))?,
         }
-        let to = if into { paths::join(&to, &local_name(&from)?)? } else { to.clone() };
-        if jobs.iter().any(|job: &Job| job.to == to) {
-            return Err(Error::Usage(format!("two of the sources would become {to}")));
-        }
-        jobs.push(Job { from, to, is_directory: metadata.is_dir() });
     }
     Ok(jobs)
+}
+
+fn place(source: &OsStr, target: &Path, into: bool) -> Result<Job> {
+    let from = PathBuf::from(source);
+    let metadata = fs::metadata(&from).map_err(Error::local_file(&from))?;
+    let to = if into { paths::join(target, &local_name(&from)?)? } else { target.clone() };
+    Ok(Job { from, to, is_directory: metadata.is_dir() })
 }
 
 /// The name that a file of this machine gets in the store.
@@ -126,10 +151,10 @@ async fn one_file(context: &Context, client: &Client, job: &Job, force: bool, ba
             length => Source::File { file, length },
         };
         match source.send(client, &job.to, options, bar).await {
-            Err(Error::Failure(failure)) if failure.reason == Reason::VersionMismatch && !force => {
+            Err(error) if error.reason() == Some(Reason::VersionMismatch) && !force => {
                 return Err(Failure::new(Reason::EntryExists, format!("{} exists already", job.to)).into());
             }
-            Err(Error::Failure(failure)) if failure.reason == Reason::VersionMismatch && attempt < ATTEMPTS => {
+            Err(error) if error.reason() == Some(Reason::VersionMismatch) && attempt < ATTEMPTS => {
                 attempt += 1;
             }
             sent => return sent,
@@ -175,15 +200,22 @@ fn read(mut file: fs::File, from: &LocalPath) -> Result<Bytes> {
 
 /// Directories as they are met, their files a batch at a time: of a large tree only the names still to be looked at are
 /// in memory, and the content of one batch.
-async fn many(context: &mut Context, client: &Client, jobs: Vec<Job>, arguments: &PutArguments) -> Result<()> {
+async fn many(
+    context: &mut Context,
+    client: &Client,
+    mut tally: Tally,
+    jobs: Vec<Job>,
+    arguments: &PutArguments,
+) -> Result<()> {
     let bar = context.progress.bytes("put", None);
-    let mut tally = Tally::default();
     let mut pending = jobs;
     loop {
-        let mut batch = Vec::new();
-        while batch.len() < BATCH_FILES {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < BATCH_FILES && bytes < BATCH_BYTES {
             let Some(job) = pending.pop() else { break };
             if !job.is_directory {
+                // One that cannot be looked at fails when it is opened.
+                bytes += fs::metadata(&job.from).map_or(0, |found| found.len()).min(SMALL_BYTES_MAX);
                 batch.push(job);
                 continue;
             }
@@ -205,12 +237,13 @@ async fn many(context: &mut Context, client: &Client, jobs: Vec<Job>, arguments:
             break;
         }
         for (from, sent) in send(context, client, batch, arguments).await {
-            let outcome = sent.map(|receipt| Outcome::File { bytes: receipt.size });
+            let outcome = sent.map(|receipt| Outcome::File { bytes: receipt.size, to: receipt.path.to_string() });
             tally.count(context, &bar, &from.display().to_string(), outcome)?;
         }
     }
     drop(bar);
-    tally.finish(context, "put")
+    let sentence = tally.sentence("put");
+    tally.finish(context, &sentence)
 }
 
 /// Small files together on a few streams, large ones and those that somebody else writes too by themselves.
@@ -248,8 +281,13 @@ async fn send(
             receipt => done.push((job.from, receipt.map_err(Error::from))),
         }
     }
+    let room = &Room::new();
     let alone = stream::iter(apart).map(|job| async move {
-        let sent = one_file(context, client, &job, arguments.force, &Bar::hidden()).await;
+        let sent = async {
+            let _room = room.take(SENDING_BYTES_MAX).await?;
+            one_file(context, client, &job, arguments.force, &Bar::hidden()).await
+        };
+        let sent = sent.await;
         (job.from, sent)
     });
     done.extend(alone.buffer_unordered(at_once).collect::<Vec<_>>().await);

@@ -90,3 +90,30 @@ async fn what_is_wrong_with_a_command_is_in_its_exit_code() {
         assert_eq!(ended.words.lines().count(), 1, "{ended:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_are_told_of_mistakes_in_json_too() {
+    let world = start_world().await;
+    for arguments in [
+        &["frobnicate", "-o", "json"][..],
+        &["read", "--output=json"],
+        &["ls", "-o", "json", "--timeout", "soon"],
+        &["ls", "-o", "json", "--config", "no-such-file"],
+    ] {
+        let ended = world.run(arguments).await;
+        let error: serde_json::Value = serde_json::from_str(&ended.words).unwrap_or_else(|_| panic!("{ended:?}"));
+        assert_eq!(error["exitCode"], ended.code, "{ended:?}");
+        assert_ne!(ended.code, 0);
+    }
+    let by_variable = world.command(&["frobnicate"]).env("DFS_OUTPUT", "json").output().await.expect("an end");
+    assert!(serde_json::from_slice::<serde_json::Value>(&by_variable.stderr).is_ok(), "{by_variable:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_never_be_ready_is_not_waited_for() {
+    let world = start_world().await;
+    let error = world.failure(&["ready", "--wait", "1h", "--directory", "no host"], 2).await;
+    assert_eq!(error["reason"], "BAD_ARGUMENT");
+    world.done(&["healthcheck"]).await;
+    assert_eq!(world.run(&["healthcheck", "--nonsense"]).await.code, 1);
+}

@@ -46,6 +46,16 @@ async fn the_copies_are_read_from_each_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_empty_file_has_no_copies_to_compare_and_says_so() {
+    let world = start_world().await;
+    world.done(&["write", "/f", "--text", ""]).await;
+    let ended = world.run(&["replicas", "/f"]).await;
+    assert_eq!((ended.code, ended.out.as_str()), (0, ""), "{ended:?}");
+    assert!(ended.words.contains("an empty file has no bytes"), "{ended:?}");
+    assert_eq!(world.json(&["replicas", "/f"]).await["extentCount"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_write_says_what_it_is_based_on_or_waits_for_the_lock() {
     let world = start_world().await;
     world.done(&["write", "/f", "--text", "one", "--if-version", "0"]).await;

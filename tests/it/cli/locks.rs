@@ -7,6 +7,12 @@ use crate::common::{
     wait_until,
 };
 
+/// What Ctrl-C sends.
+fn interrupt(process: &tokio::process::Child) {
+    let pid = rustix::process::Pid::from_raw(process.id().expect("it runs") as i32).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("a signal");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_runs_under_a_lock_that_is_lent_to_it() {
     let world = start_world().await;
@@ -16,7 +22,7 @@ async fn a_command_runs_under_a_lock_that_is_lent_to_it() {
     assert_eq!(world.done(&["read", "/f"]).await, "lent");
     let lock = world.json(&["lock", "info", "/f"]).await;
     assert_eq!((&lock["holderCount"], &lock["waiterCount"]), (&json!(0), &json!(0)), "given back: {lock}");
-    assert_eq!(world.run(&["lock", "run", "/f", "--", "no-such-program"]).await.code, 127);
+    assert_eq!(world.failure(&["lock", "run", "/f", "--", "no-such-program"], 127).await["reason"], "LOCAL");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,8 +77,7 @@ async fn who_gives_up_waiting_leaves_the_line_at_once() {
     world.done(&["lock", "acquire", "/f", "--ttl", "60s"]).await;
     let waiting = world.command(&["write", "/f", "--text", "never"]).spawn().expect("dfs-cli");
     world.lock.wait_until_waiting("/f", 1).await;
-    let pid = rustix::process::Pid::from_raw(waiting.id().expect("it runs") as i32).expect("a process");
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("a signal");
+    interrupt(&waiting);
     assert_eq!(end_of(waiting).await.code, 130);
     assert_eq!(world.json(&["lock", "info", "/f"]).await["waiterCount"], 0);
 }
@@ -107,4 +112,28 @@ async fn an_editor_works_under_a_lock_that_is_lent_to_it() {
     let edit = format!("EDITOR='sed -i s/one/two/' '{}' edit /f --wait 0s", env!("CARGO_BIN_EXE_dfs-cli"));
     world.done(&["lock", "run", "/f", "--", "sh", "-c", &edit]).await;
     assert_eq!(world.done(&["read", "/f"]).await, "two");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_that_waits_in_line_can_be_given_up() {
+    let world = start_world().await;
+    world.done(&["lock", "acquire", "/f", "--ttl", "60s"]).await;
+    let waiting = world.command(&["edit", "/f"]).env("EDITOR", "true").spawn().expect("dfs-cli");
+    world.lock.wait_until_waiting("/f", 1).await;
+    interrupt(&waiting);
+    assert_eq!(end_of(waiting).await.code, 130);
+    assert_eq!(world.json(&["lock", "info", "/f"]).await["waiterCount"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_editor_that_runs_is_not_ended_by_the_terminals_signal() {
+    let world = start_world().await;
+    let started = world.folder.path().join("started");
+    let script = "sh -c 'echo typed > \"$0\"; touch started; while [ -e started ]; do sleep 0.05; done'";
+    let editing = world.command(&["edit", "/f"]).env("EDITOR", script).spawn().expect("dfs-cli");
+    wait_until("the editor", || async { started.exists() }).await;
+    interrupt(&editing);
+    std::fs::remove_file(&started).expect("the editor's file");
+    assert_eq!(end_of(editing).await.code, 0);
+    assert_eq!(world.done(&["read", "/f"]).await, "typed\n");
 }

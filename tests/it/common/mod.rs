@@ -6,6 +6,7 @@ pub mod directory;
 pub mod fake_fileserver;
 pub mod gate;
 pub mod lock;
+pub mod terminal;
 
 use std::{future::Future, time::Duration};
 

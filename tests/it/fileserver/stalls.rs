@@ -88,7 +88,7 @@ fn stuck() -> Status {
 async fn start_stuck(id: &'static str, shutdown: &CancellationToken) -> (String, JoinHandle<anyhow::Result<()>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("the port's address").to_string();
-    let mut services = serve::Services::new().expect("services");
+    let mut services = serve::Services::new();
     services.add(FileServerServer::new(Stuck(id)));
     (address, tokio::spawn(services.serve(listener, shutdown.clone())))
 }
