@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     committer::Committer,
     directory_link::DirectoryLink,
+    doubt::Doubt,
     error::Error,
     in_flight::InFlight,
     locked,
@@ -68,6 +69,7 @@ pub struct Node {
     pub me: ServerId,
     pub store_id: StoreId,
     pub store: Store,
+    pub doubt: Doubt,
     pub map: Map,
     pub directory: DirectoryLink,
     pub peers: Peers,
