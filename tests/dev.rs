@@ -114,6 +114,10 @@ fn a_detached_cluster_is_seen_used_stopped_and_found_again() {
     let place = Place::new();
     place.expect(0, &["dev", "--detach"]);
     place.expect(0, &["dev", "status"]);
+    let status = place.run(&["dev", "status", "-o", "json"]);
+    let servers: serde_json::Value = serde_json::from_slice(&status.stdout).expect("a list");
+    let states = servers.as_array().expect("a list").iter().map(|server| server["state"].clone());
+    assert_eq!(states.collect::<Vec<_>>(), ["serving"; 5]);
     place.expect(0, &["write", "/hello", "--text", "first"]);
 
     let second = place.expect(1, &["dev", "--detach"]);

@@ -17,6 +17,7 @@ pub mod exit {
     pub const OK: u8 = 0;
     pub const OTHER: u8 = 1;
     pub const USAGE: u8 = 2;
+    pub const NOT_FOUND: u8 = 3;
     /// A command over many files could not do some of them.
     pub const PARTIAL: u8 = 9;
     /// The question was answered, and the answer is not good.
@@ -50,9 +51,9 @@ pub enum Error {
     /// A health check, with the exit code that grpc_health_probe has for it.
     #[error("{message}")]
     Probe { code: u8, message: String },
-    /// The command to be run under a lock is not there or cannot be run, with the exit code that a shell has for it.
+    /// Of this machine too, with an exit code that says which: that of a shell for a command that cannot be run, for one.
     #[error("{message}")]
-    NotRun { code: u8, message: String },
+    HereWithCode { code: u8, message: String },
     /// Somebody decided otherwise in time.
     #[error("the text was thrown away; nothing was written")]
     ThrownAway,
@@ -92,7 +93,7 @@ impl Error {
             Self::LeaseLost(_) => Reason::SessionExpired.as_str(),
             Self::Usage(_) => "USAGE",
             Self::Local { .. } => "LOCAL_FILE",
-            Self::Here(_) | Self::NotRun { .. } => "LOCAL",
+            Self::Here(_) | Self::HereWithCode { .. } => "LOCAL",
             Self::ThrownAway => "CANCELLED",
             Self::Partial { .. } => "PARTIAL",
             Self::Probe { code: exit::OTHER, .. } => "USAGE",
@@ -111,7 +112,7 @@ impl Error {
             Self::Local { .. } | Self::Here(_) | Self::ThrownAway => exit::OTHER,
             Self::Partial { .. } => exit::PARTIAL,
             Self::Unhealthy(_) => exit::UNHEALTHY,
-            Self::Probe { code, .. } | Self::NotRun { code, .. } | Self::Silent(code) => *code,
+            Self::Probe { code, .. } | Self::HereWithCode { code, .. } | Self::Silent(code) => *code,
             Self::Signal { signal } => exit::SIGNAL_BASE.saturating_add(*signal),
             Self::BrokenPipe => exit::OK,
         }
@@ -147,11 +148,15 @@ impl Error {
 
     /// `REASON: text (hint)`.
     pub fn line(&self) -> String {
+        self.line_about("")
+    }
+
+    /// The same for one of many: `REASON: name: text (hint)`, unless the text names it already.
+    pub fn line_about(&self, name: &str) -> String {
         let text = one_line(&self.to_string());
-        match self.hint() {
-            Some(hint) => format!("{}: {text} ({hint})", self.reason_text()),
-            None => format!("{}: {text}", self.reason_text()),
-        }
+        let name = if text.contains(name) { String::new() } else { format!("{name}: ") };
+        let hint = self.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        format!("{}: {name}{text}{hint}", self.reason_text())
     }
 
     /// The same for programs.
@@ -177,10 +182,10 @@ impl Error {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ErrorObject {
-    /// Which of many it is about, as it was asked for; none when that is plain.
-    pub subject: Option<String>,
     pub reason: &'static str,
     pub message: String,
+    /// Which of many it is about, as it was asked for; none when that is plain.
+    pub subject: Option<String>,
     pub hint: Option<&'static str>,
     pub metadata: BTreeMap<String, String>,
     pub exit_code: u8,
@@ -286,6 +291,8 @@ mod tests {
             "DIRECTORY_NOT_EMPTY: /a is not empty (`rm -r` deletes a directory with all below it)"
         );
         assert_eq!(Error::Usage("no such flag".to_owned()).line(), "USAGE: no such flag");
+        assert!(error.line_about("/a").starts_with("DIRECTORY_NOT_EMPTY: /a is not empty ("));
+        assert!(error.line_about("../a").starts_with("DIRECTORY_NOT_EMPTY: ../a: /a is not empty ("));
     }
 
     #[test]

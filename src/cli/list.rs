@@ -117,13 +117,21 @@ impl EntryView {
     }
 }
 
+/// To the byte, which a small one is anyway.
+fn size(bytes: u64) -> String {
+    match table::binary_size(bytes) {
+        exact if bytes < 1024 => exact,
+        rounded => format!("{rounded} ({bytes} bytes)"),
+    }
+}
+
 impl Details for EntryView {
     fn lines(&self) -> Vec<(&'static str, String)> {
         let file_only = |text: String| if self.is_directory() { String::new() } else { text };
         vec![
             ("path", self.path.clone()),
             ("kind", self.kind.to_owned()),
-            ("size", file_only(format!("{} ({} bytes)", table::binary_size(self.size), self.size))),
+            ("size", file_only(size(self.size))),
             ("version", file_only(self.version.to_string())),
             ("crc32c", file_only(table::checksum(self.checksum))),
             ("inode", self.inode.to_string()),

@@ -72,8 +72,17 @@ pub async fn dev(context: &mut Context, arguments: dev::DevArgs) -> Result<()> {
     })
     .await;
     match ended {
-        Ok(exit::OK) => Ok(()),
-        Ok(code) => Err(Error::Silent(code)),
+        Ok(dev::Outcome::Ended(exit::OK)) => Ok(()),
+        Ok(dev::Outcome::Ended(code)) => Err(Error::Silent(code)),
+        Ok(dev::Outcome::NothingRuns(message)) => Err(Error::HereWithCode { code: exit::NOT_FOUND, message }),
+        Ok(dev::Outcome::Servers(servers)) => {
+            let (total, serving) = (servers.len(), servers.iter().filter(|server| server.is_serving).count());
+            context.output.all(servers)?;
+            match serving == total {
+                true => Ok(()),
+                false => Err(Error::Unhealthy(format!("{serving} of {total} servers serve"))),
+            }
+        }
         Err(error) => Err(Error::Here(format!("{error:#}"))),
     }
 }

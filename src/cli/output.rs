@@ -186,10 +186,7 @@ impl Output {
 
     /// One failure of many, while the others go on.
     pub fn failure_of(&mut self, name: &str, error: &Error) {
-        self.tell(
-            ErrorObject { subject: Some(name.to_owned()), ..error.object() },
-            &format!("{name}: {}", error.line()),
-        );
+        self.tell(ErrorObject { subject: Some(name.to_owned()), ..error.object() }, &error.line_about(name));
     }
 
     fn tell(&mut self, object: ErrorObject, line: &str) {

@@ -70,17 +70,16 @@ pub async fn run(context: &mut Context, arguments: Arguments) -> Result<()> {
         return rows.finish();
     }
     let mut totals = Totals::default();
+    // What is no directory is told before anything is drawn of it.
+    let mut next = entries.next().await.transpose()?;
     context.output.line(&printable(path.as_str()))?;
-    while let Some(entry) = entries.next().await {
-        let entry = entry?;
+    while let Some(entry) = next {
         let depth = depth(&path, &entry.path);
-        if depth == 0 {
-            continue;
-        }
         totals.count(&entry);
         if depth <= depth_max {
             context.output.line(&drawing(depth, &entry))?;
         }
+        next = entries.next().await.transpose()?;
     }
     context.output.flush()?;
     context.output.say(&totals.sentence())

@@ -87,7 +87,8 @@ impl Service<'_> {
             };
             let channel = self.channels.get(&address, purpose)?;
             let timeout = TRY_TIMEOUT.min(tries.remaining(Instant::now()));
-            let error = match attempt(what, timeout, request.clone(), |request| call(channel, request)).await {
+            let what = format!("{what} at {address}");
+            let error = match attempt(&what, timeout, request.clone(), |request| call(channel, request)).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };

@@ -50,8 +50,11 @@ impl Channels {
         if let Some(channel) = open.get(&key) {
             return Ok(channel.clone());
         }
-        let channel = serve::channel(address)
-            .map_err(|_| Failure::bad_argument("address", format_args!("`{address}` is not HOST:PORT")))?;
+        let bad = || Failure::bad_argument("address", format_args!("`{address}` is not HOST:PORT"));
+        if !is_host_and_port(address) {
+            return Err(bad().into());
+        }
+        let channel = serve::channel(address).map_err(|_| bad())?;
         open.insert(key, channel.clone());
         Ok(channel)
     }
@@ -61,6 +64,14 @@ impl Channels {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|(address, ..), _| addresses.contains(address.as_str()));
     }
+}
+
+/// What may be taken for an address and is none, such as a URL, would end in a search for a host of that name.
+fn is_host_and_port(address: &str) -> bool {
+    let host_and_port = address.rsplit_once(':');
+    host_and_port.is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains(['/', '@', ' ']) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
 }
 
 #[cfg(test)]
@@ -93,6 +104,18 @@ mod tests {
 
     #[test]
     fn an_address_that_is_none_is_refused() {
-        assert_eq!(Channels::default().get("no host", Purpose::Control).unwrap_err().reason(), Reason::BadArgument);
+        for bad in
+            ["no host", "", "localhost", "localhost:", ":7070", "http://localhost:7070", "localhost:70700", "a:0"]
+        {
+            let refused = Channels::default().get(bad, Purpose::Control).expect_err(bad);
+            assert_eq!(refused.reason(), Reason::BadArgument);
+        }
+    }
+
+    #[tokio::test]
+    async fn addresses_of_every_kind_are_taken() {
+        for good in ["localhost:7070", "127.0.0.1:1", "[::1]:7070", "directory.example.org:65535"] {
+            assert!(Channels::default().get(good, Purpose::Control).is_ok(), "{good}");
+        }
     }
 }

@@ -127,7 +127,11 @@ impl From<Status> for Error {
             failure.reason = Reason::Unavailable;
         }
         if failure.message.is_empty() {
-            failure.message = "the connection broke".to_owned();
+            failure.message = match status.code() {
+                Code::Unimplemented => "what listens there does not offer this call",
+                _ => "the connection broke",
+            }
+            .to_owned();
         }
         Self { failure: Box::new(failure), retry_after, answered, in_doubt: !answered }
     }

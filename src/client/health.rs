@@ -75,9 +75,12 @@ pub(super) fn serving(answer: &HealthCheckResponse) -> Serving {
     }
 }
 
-/// The transport's own words say only that it failed.
+/// The transport's own words say only that it failed; some of its layers say the same.
 fn causes(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    let mut causes: Vec<String> =
+        std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
+    causes.dedup();
+    causes.join(": ")
 }
 
 #[cfg(test)]

@@ -63,8 +63,6 @@ pub enum Rejected {
     ServerNotFound { server: ServerId },
     #[error("server id {server} belongs to another data folder that the cluster still needs")]
     ServerIdTaken { server: ServerId },
-    #[error("{server} is the Lock service, and alive; there is no second one")]
-    LockServiceTaken { server: ServerId },
     #[error("{server} is not a member of group {group}")]
     NotAMember { server: ServerId, group: GroupId },
     #[error("the data folder belongs to another cluster")]

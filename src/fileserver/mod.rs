@@ -26,7 +26,6 @@ pub mod repair;
 pub mod settle;
 
 pub mod directory_link;
-pub mod doubt;
 pub mod heartbeat;
 pub mod in_flight;
 pub mod map;
@@ -50,7 +49,6 @@ use tonic_health::ServingStatus;
 use self::{
     committer::Committer,
     directory_link::DirectoryLink,
-    doubt::Doubt,
     heartbeat::Presence,
     in_flight::InFlight,
     map::Map,
@@ -168,7 +166,6 @@ fn assemble(
     let node = Node {
         me: me.clone(),
         store_id: folder.store_id(),
-        doubt: Doubt::new(store.clone()),
         store,
         map,
         directory,

@@ -79,8 +79,7 @@ impl FileServer for Service {
             _ => String::new(),
         };
         let blobs = records.iter().map(read::info).collect();
-        let incomplete = self.node.doubt.concerns(GroupId(request.group));
-        Ok(Response::new(pb::ListBlobsResponse { blobs, next_page_token, incomplete }))
+        Ok(Response::new(pb::ListBlobsResponse { blobs, next_page_token }))
     }
 
     async fn verify_blobs(

@@ -47,11 +47,9 @@ pub enum IfHeld {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// The Directory has taken the service into its cluster. Nothing else is accepted before. `newest`: the newest token
-    /// that the Directory has seen.
+    /// The Directory has taken the service into its cluster. Nothing else is accepted before.
     Join {
         membership: Membership,
-        newest: FencingToken,
     },
     OpenSession {
         session: SessionId,

@@ -10,6 +10,7 @@ mod folder;
 mod plan;
 mod probe;
 mod process;
+mod status;
 
 use std::{future::Future, path::PathBuf, time::Duration};
 
@@ -23,8 +24,8 @@ use self::{
     cluster::{Bond, Cluster, stop_servers, taken, wait_all_gone},
     folder::{Folder, Record, Running, read_record},
     plan::{FILESERVERS_MAX, Plan, Shape},
-    probe::Answer,
     process::{ProcessId, end_all},
+    status::ServerStatus,
 };
 
 const FILESERVERS_DEFAULT: u32 = 3;
@@ -33,8 +34,6 @@ const SUPERVISOR_WAIT: Duration = Duration::from_secs(30);
 /// Where other ports are looked for when those wanted are taken.
 const PORT_STEP: u16 = 100;
 const EXIT_OK: u8 = 0;
-const EXIT_NOT_FOUND: u8 = 3;
-const EXIT_UNHEALTHY: u8 = 10;
 
 /// Start a whole local cluster as separate processes, then open the shell
 #[derive(Clone, Debug, clap::Args)]
@@ -63,16 +62,32 @@ enum DevCommand {
     Stop,
 }
 
+/// What `dev` came to.
+pub enum Outcome {
+    /// With this exit code.
+    Ended(u8),
+    Servers(Vec<ServerStatus>),
+    /// There is no status to tell, and why.
+    NothingRuns(String),
+}
+
 /// Runs `dev`; `shell` is opened with the Directory's address once the cluster serves, and its exit code is ours.
-pub async fn run<S>(args: DevArgs, shell: impl FnOnce(String) -> S) -> anyhow::Result<u8>
+pub async fn run<S>(args: DevArgs, shell: impl FnOnce(String) -> S) -> anyhow::Result<Outcome>
 where
     S: Future<Output = anyhow::Result<u8>>,
 {
     match args.command {
-        Some(DevCommand::Status) => status(&args).await,
-        Some(DevCommand::Stop) => stop(&args).await,
-        None if args.detach => start_detached(&args).await,
-        None => start_and_stay(&args, shell).await,
+        Some(DevCommand::Status) => Ok(match status::of_folder(&args.data).await? {
+            Some(servers) => Outcome::Servers(servers),
+            None => Outcome::NothingRuns(format!(
+                "no cluster runs on {}; start one with `dfs-cli dev{}`",
+                args.data.display(),
+                args.data_flag()
+            )),
+        }),
+        Some(DevCommand::Stop) => stop(&args).await.map(Outcome::Ended),
+        None if args.detach => start_detached(&args).await.map(Outcome::Ended),
+        None => start_and_stay(&args, shell).await.map(Outcome::Ended),
     }
 }
 
@@ -134,31 +149,6 @@ async fn stop(args: &DevArgs) -> anyhow::Result<u8> {
     }
     eprintln!("stopped; the data stays in {}", args.data.display());
     Ok(EXIT_OK)
-}
-
-async fn status(args: &DevArgs) -> anyhow::Result<u8> {
-    let running = read_record(&args.data)?.and_then(|record| record.running).filter(Running::is_alive);
-    let Some(running) = running else {
-        eprintln!("no cluster runs on {}; start one with `dfs-cli dev{}`", args.data.display(), args.data_flag());
-        return Ok(EXIT_NOT_FOUND);
-    };
-    let mut exit = EXIT_OK;
-    println!("{:<14}  {:<8}  {:<21}  {:<11}  LOG", "SERVER", "PID", "ADDRESS", "STATE");
-    for server in &running.servers {
-        let state = if server.process.is_alive() {
-            let answer = probe::ask(&server.address, &server.service).await;
-            if answer != Answer::Serving {
-                exit = EXIT_UNHEALTHY;
-            }
-            answer.to_string()
-        } else {
-            exit = EXIT_UNHEALTHY;
-            "ended".to_owned()
-        };
-        let (pid, log) = (server.process.pid, server.log.display());
-        println!("{:<14}  {pid:<8}  {:<21}  {state:<11}  {log}", server.name, server.address);
-    }
-    Ok(exit)
 }
 
 fn report_killed(names: &[String]) {

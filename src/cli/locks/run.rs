@@ -90,7 +90,7 @@ fn start(command: &[String], guard: &LockGuard, context: &Context) -> Result<Chi
     if context.lines.as_ref().is_some_and(|lines| !lines.is_terminal()) {
         child.stdin(Stdio::null());
     }
-    child.spawn().map_err(|error| Error::NotRun {
+    child.spawn().map_err(|error| Error::HereWithCode {
         code: if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE },
         message: format!("{program}: {error}"),
     })

@@ -12,8 +12,7 @@ use std::{
 use super::{
     disk::{Disk, Space},
     index::Index,
-    reader::Found,
-    segment::Segment,
+    segment::{Found, Segment},
     types::{DamagedRegion, StoreError, StoreOptions},
 };
 
@@ -144,8 +143,7 @@ impl Shared {
         }
     }
 
-    /// Bytes of a closed segment were found to be no record; from now on they are known, and what the index knows to be
-    /// in them is damaged.
+    /// Bytes of a closed segment were found to be no record; from now on they are kept as they are, and known.
     pub fn note_gap(&self, segment: &Segment, gap: &Found) {
         let &Found::Gap { from, to } = gap else { return };
         let region = DamagedRegion { segment: segment.number(), from, to };
@@ -153,10 +151,9 @@ impl Shared {
         if let Some(it) = index.segments.get_mut(&region.segment) {
             it.damaged = true;
         }
-        let lost = index.mark_lost(&region);
-        if index.losses.note(region) {
-            let path = segment.path.display();
-            tracing::error!(%path, from, to, lost_chunks = lost, "a stretch of the log cannot be read any more");
+        if !index.regions.contains(&region) {
+            tracing::error!(path = %segment.path.display(), from, to, "a stretch of the log cannot be read any more");
+            index.regions.push(region);
         }
     }
 

@@ -17,6 +17,7 @@ async fn entries_are_listed_moved_copied_and_deleted() {
     assert_eq!(world.done(&["ls", "/a"]).await, "NAME  SIZE\nb/       -\nf      5 B\n");
     assert_eq!(world.done(&["tree", "/a"]).await, "/a\n  b/\n  f  5 B\n");
     assert_eq!(world.done(&["ls", "/a", "-o", "name"]).await, "b\nf\n");
+    assert_eq!(world.run(&["tree", "/a/f"]).await.out, "", "a file is no tree");
 
     world.done(&["cp", "/a/f", "/a/b"]).await;
     assert_eq!(world.failure(&["mv", "/a/f", "/a/b/f"], 4).await["reason"], "ENTRY_EXISTS");

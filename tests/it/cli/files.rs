@@ -111,7 +111,7 @@ async fn trees_are_put_and_got_whole_and_nothing_is_replaced_unasked() {
     assert_eq!(put, json!({"files": 2, "directories": 3, "bytes": 3, "failed": 0}));
     let again = world.run(&["put", "-r", "tree", "/"]).await;
     assert_eq!(again.code, 9, "{again:?}");
-    assert!(again.words.contains("tree/one: ENTRY_EXISTS: /tree/one exists already"), "{again:?}");
+    assert!(again.words.contains("dfs-cli: ENTRY_EXISTS: /tree/one exists already"), "{again:?}");
     world.done(&["put", "-r", "-f", "tree", "/"]).await;
     assert_eq!(world.json(&["stat", "/tree/one"]).await["version"], 2);
 

@@ -23,7 +23,7 @@ async fn what_fails_among_many_is_told_and_the_others_go_on() {
     }
     let read = world.run(&["read", "/a", "/none", "/b"]).await;
     assert_eq!((read.code, read.out.as_str()), (9, "/a/b"), "{read:?}");
-    assert!(read.words.starts_with("dfs-cli: /none: ENTRY_NOT_FOUND: "), "{read:?}");
+    assert!(read.words.starts_with("dfs-cli: ENTRY_NOT_FOUND: /none does not exist"), "{read:?}");
     assert!(read.words.contains("\ndfs-cli: PARTIAL: 1 of 3 could not be done"), "{read:?}");
 
     let sums = programs(&world, &["checksum", "/none", "/a", "/b"]).await;
