@@ -117,8 +117,10 @@ impl Driver {
             // However the thread ends, also by a panic.
             let _ended = ended.drop_guard();
             let result = Loop { database, mailbox, progress: progress_sender, map: map_sender }.run();
-            // Nobody waits for it where the start has failed.
-            let _ = result_sender.send(result);
+            if let Err(Err(error)) = result_sender.send(result) {
+                // Nobody waits for it where the start has failed.
+                tracing::error!(error = &error as &dyn std::error::Error, "the tables have failed");
+            }
         });
         Ok(Self { result, proposer: Proposer(sender), progress, map })
     }
@@ -130,8 +132,8 @@ impl Driver {
     /// Answers what was proposed before, and ends the thread. Says why, if the tables failed.
     pub async fn stop(self) -> anyhow::Result<()> {
         let ended = async {
-            // A closed mailbox is a thread that has ended already.
-            let _ = self.proposer.0.send(Message::Stop).await;
+            // A closed mailbox is a thread that has ended already, and has said how.
+            let _ended = self.proposer.0.send(Message::Stop).await;
             self.result.await
         };
         let ended = tokio::time::timeout(ANSWER_DEADLINE, ended).await.context("the disk does not answer")?;
@@ -186,7 +188,7 @@ impl Loop {
         self.publish()?;
         for (count, answer) in answers {
             // Who has gone in the meantime asks again under the same write id.
-            let _ = answer.send(applied.by_ref().take(count).collect());
+            let _unheard = answer.send(applied.by_ref().take(count).collect());
         }
         Ok(())
     }

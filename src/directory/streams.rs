@@ -91,7 +91,7 @@ impl Streams {
             };
             if let Err(Ended::With(failure)) = ended {
                 // Nobody waits for it any more if there is no room within the deadline.
-                let _ = sender.send_timeout(Err(failure.into()), LAST_WORD_DEADLINE).await;
+                let _unheard = sender.send_timeout(Err(failure.into()), LAST_WORD_DEADLINE).await;
             }
             drop(permit);
         });
