@@ -104,10 +104,11 @@ impl View {
         self.groups.get_mut(&group).is_some_and(|group| group.joiners.remove(member))
     }
 
-    fn take(&mut self, group: &cluster::Group, min_in_sync: usize) {
+    /// Whether this is a change.
+    fn take(&mut self, group: &cluster::Group, min_in_sync: usize) -> bool {
         let before = self.groups.get(&group.group);
         if before.is_some_and(|before| before.epoch > group.epoch) {
-            return;
+            return false;
         }
         let configuration = Group {
             epoch: group.epoch,
@@ -117,11 +118,18 @@ impl View {
             joiners: before.map(|before| before.joiners.clone()).unwrap_or_default(),
             min_in_sync,
         };
-        if before.is_some_and(|before| before.epoch < group.epoch) {
+        let changed = before.is_none_or(|before| before.epoch < group.epoch);
+        if changed {
             let (epoch, primary) = (group.epoch, group.primary.as_ref().map(ServerId::as_str));
-            tracing::info!(group = %group.group, %epoch, ?primary, in_sync = ?group.in_sync, "group changed");
+            tracing::debug!(group = %group.group, %epoch, ?primary, in_sync = ?group.in_sync, "group changed");
         }
         self.groups.insert(group.group, configuration);
+        changed
+    }
+
+    /// Groups with members that are not in sync.
+    fn short_count(&self) -> usize {
+        self.groups.values().filter(|group| group.in_sync.len() < group.members.len()).count()
     }
 }
 
@@ -152,10 +160,15 @@ impl Map {
             if view.map.as_ref().is_some_and(|before| before.map_version >= map.map_version) {
                 return false;
             }
-            for group in map.groups.values() {
-                view.take(group, map.min_in_sync as usize);
-            }
+            let short_before = view.short_count();
+            let changed = map.groups.values().filter(|group| view.take(group, map.min_in_sync as usize)).count();
             view.map = Some(map);
+            let short = view.short_count();
+            // One line for what a server that came or went has made of all groups; as they become whole one by one, the last.
+            if changed > 1 || (short == 0) != (short_before == 0) {
+                let headless = view.groups.values().filter(|group| group.primary.is_none()).count();
+                tracing::info!(changed, short, headless, "groups changed");
+            }
             true
         });
     }
@@ -164,8 +177,7 @@ impl Map {
     pub fn offer_group(&self, group: &cluster::Group) {
         self.change(|view| {
             let min_in_sync = view.map.as_ref().map_or(1, |map| map.min_in_sync as usize);
-            view.take(group, min_in_sync);
-            true
+            view.take(group, min_in_sync)
         });
     }
 

@@ -110,7 +110,7 @@ async fn bring_level(node: &Arc<Node>, group: GroupId, epoch: Epoch, primary: &S
     }
     tell(&requests, Request::Level(true)).await?;
     let Answer::JoinedEpoch(joined) = answer(&mut answers).await? else { return Err(Error::NotReady) };
-    tracing::info!(%group, epoch = joined, %primary, "in sync again");
+    tracing::debug!(%group, epoch = joined, %primary, "in sync again");
     node.refresh_map().await
 }
 

@@ -97,7 +97,7 @@ async fn run(node: &Node, mut requests: Streaming<pb::JoinGroupRequest>, answers
         () = no_longer_valid(&admission, epoch) => return Err(interrupted()),
     }
     let joined = add_in_sync(&admission, epoch).await?;
-    tracing::info!(%group, member = %admission.member, epoch = %joined, "member is in sync");
+    tracing::debug!(%group, member = %admission.member, epoch = %joined, "member is in sync");
     say(answers, Answer::JoinedEpoch(joined.0)).await
 }
 
