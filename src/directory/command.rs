@@ -178,6 +178,20 @@ pub enum Command {
     MarkUp {
         server: ServerId,
     },
+    /// The server's store takes no writes: it leaves every in-sync set that can spare it, and leads only where nobody else can.
+    MarkReadOnly {
+        server: ServerId,
+        /// Not empty.
+        reason: String,
+    },
+    /// The server's store takes writes again.
+    MarkWritable {
+        server: ServerId,
+    },
+    /// Passes the lead of at most `limit` groups on to servers that lead fewer.
+    SpreadPrimaries {
+        limit: u32,
+    },
     /// A primary says that a member failed it.
     EvictReplica {
         primary: ServerId,

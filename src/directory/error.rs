@@ -65,6 +65,8 @@ pub enum Rejected {
     ServerIdTaken { server: ServerId },
     #[error("{server} is not a member of group {group}")]
     NotAMember { server: ServerId, group: GroupId },
+    #[error("the store of {server} takes no writes")]
+    TakesNoWrites { server: ServerId },
     #[error("the data folder belongs to another cluster")]
     OtherCluster,
     #[error("`{field}` cannot be changed any more")]

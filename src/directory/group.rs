@@ -9,6 +9,15 @@ use crate::{
     types::{Epoch, ServerId},
 };
 
+/// What a server is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fitness {
+    Dead,
+    /// Alive, and its store takes no writes.
+    ReadOnly,
+    Fit,
+}
+
 /// Takes a member out of the in-sync set, if `at_least` others remain. Whether that changed anything.
 ///
 /// The primary's role is not passed on here: see [`elect`].
@@ -23,6 +32,15 @@ pub(super) fn leave(group: &mut Group, server: &ServerId, at_least: usize) -> bo
     true
 }
 
+/// Takes members that take no writes out of the in-sync set, as far as `at_least` others remain. Whether that changed anything.
+pub(super) fn shed(group: &mut Group, fitness: impl Fn(&ServerId) -> Fitness, at_least: usize) -> bool {
+    let before = group.in_sync.clone();
+    for member in before.iter().filter(|member| fitness(member) == Fitness::ReadOnly) {
+        leave(group, member, at_least);
+    }
+    group.in_sync != before
+}
+
 /// Adds a member that holds every committed blob.
 pub(super) fn join(group: &mut Group, server: &ServerId) {
     if !group.is_in_sync(server) {
@@ -31,18 +49,43 @@ pub(super) fn join(group: &mut Group, server: &ServerId) {
     }
 }
 
-/// Gives the role to the in-sync member, alive, that `load` says leads the fewest groups. Whether that changed anything.
+/// Gives the role to the fittest in-sync member, of several to the one that `load` says leads the fewest groups; to none that is
+/// dead. Whether that changed anything.
 ///
-/// A primary that is alive keeps it.
-pub(super) fn elect(group: &mut Group, alive: impl Fn(&ServerId) -> bool, load: impl Fn(&ServerId) -> usize) -> bool {
-    if group.primary.as_ref().is_some_and(|primary| alive(primary) && group.is_in_sync(primary)) {
-        return false;
-    }
-    let candidates = group.in_sync.iter().filter(|member| alive(member));
-    let primary = candidates.min_by_key(|member| (load(member), (*member).clone())).cloned();
+/// A primary than which none is fitter keeps it.
+pub(super) fn elect(
+    group: &mut Group,
+    fitness: impl Fn(&ServerId) -> Fitness,
+    load: impl Fn(&ServerId) -> usize,
+) -> bool {
+    let best = group.in_sync.iter().map(&fitness).max().filter(|best| *best > Fitness::Dead);
+    let candidates = group.in_sync.iter().filter(|member| Some(fitness(member)) == best);
+    let stays = |member: &&ServerId| group.is_primary(member);
+    let primary = match candidates.clone().find(stays) {
+        Some(primary) => Some(primary.clone()),
+        None => candidates.min_by_key(|member| (load(member), (*member).clone())).cloned(),
+    };
     let changed = group.primary != primary;
     group.primary = primary;
     changed
+}
+
+/// Passes the role on to a fit in-sync member that leads at least two groups fewer. Answers who had it.
+///
+/// Two, so that each step makes the loads more even, and none is ever taken back.
+pub(super) fn pass_on(
+    group: &mut Group,
+    fitness: impl Fn(&ServerId) -> Fitness,
+    load: impl Fn(&ServerId) -> usize,
+) -> Option<ServerId> {
+    let before = group.primary.clone().filter(|primary| fitness(primary) == Fitness::Fit)?;
+    let candidates = group.in_sync.iter().filter(|member| fitness(member) == Fitness::Fit);
+    let least = candidates.min_by_key(|member| (load(member), (*member).clone()))?;
+    if load(least) + 2 > load(&before) {
+        return None;
+    }
+    group.primary = Some(least.clone());
+    Some(before)
 }
 
 /// One change of the configuration.
@@ -85,14 +128,50 @@ mod tests {
     fn only_a_member_in_sync_and_alive_is_elected_the_least_loaded_first() {
         let mut group = a_group(&["a", "b", "c", "d"], &["a", "b", "c"], Some("a"));
         let load = |server: &ServerId| if server.as_str() == "b" { 2 } else { 1 };
-        assert!(!elect(&mut group, |_| true, load), "a primary that is alive stays");
-        assert!(elect(&mut group, |server| server.as_str() != "a", load));
+        let alive = |names: &'static [&'static str]| {
+            move |server: &ServerId| if names.contains(&server.as_str()) { Fitness::Fit } else { Fitness::Dead }
+        };
+        assert!(!elect(&mut group, alive(&["a", "b", "c", "d"]), load), "a primary that is alive stays");
+        assert!(elect(&mut group, alive(&["b", "c", "d"]), load));
         assert_eq!(group.primary, Some(server("c")));
-        assert!(elect(&mut group, |server| server.as_str() == "b", load));
+        assert!(elect(&mut group, alive(&["b"]), load));
         assert_eq!(group.primary, Some(server("b")));
-        assert!(elect(&mut group, |server| server.as_str() == "d", load), "d has not all blobs");
+        assert!(elect(&mut group, alive(&["d"]), load), "d has not all blobs");
         assert_eq!(group.primary, None);
-        assert!(!elect(&mut group, |_| false, load));
+        assert!(!elect(&mut group, alive(&[]), load));
+    }
+
+    #[test]
+    fn one_that_takes_no_writes_leads_only_where_nobody_is_fitter() {
+        let mut group = a_group(&["a", "b", "c"], &["a", "b", "c"], Some("a"));
+        let read_only = |names: &'static [&'static str]| {
+            move |server: &ServerId| if names.contains(&server.as_str()) { Fitness::ReadOnly } else { Fitness::Fit }
+        };
+        assert!(elect(&mut group, read_only(&["a", "b"]), |_| 0));
+        assert_eq!(group.primary, Some(server("c")));
+        assert!(!elect(&mut group, read_only(&["a", "b", "c"]), |_| 0), "nobody is better");
+        assert!(shed(&mut group, read_only(&["a", "b", "c"]), 2));
+        assert_eq!(group.in_sync, a_group(&[], &["b", "c"], None).in_sync, "two must remain");
+        assert!(!shed(&mut group, read_only(&["b"]), 2));
+    }
+
+    #[test]
+    fn the_role_is_passed_on_only_where_that_makes_the_loads_more_even() {
+        let mut group = a_group(&["a", "b", "c"], &["a", "b"], Some("a"));
+        let fit = |_: &ServerId| Fitness::Fit;
+        let loads = |a: usize, b: usize| move |server: &ServerId| if server.as_str() == "a" { a } else { b };
+        assert_eq!(pass_on(&mut group, fit, loads(3, 2)), None);
+        assert_eq!(
+            pass_on(
+                &mut group,
+                |server| if server.as_str() == "a" { Fitness::Fit } else { Fitness::ReadOnly },
+                loads(3, 0)
+            ),
+            None
+        );
+        assert_eq!(pass_on(&mut group, fit, loads(3, 1)), Some(server("a")));
+        assert_eq!(group.primary, Some(server("b")));
+        assert_eq!(pass_on(&mut group, fit, loads(2, 2)), None, "it is not taken back");
     }
 
     #[test]

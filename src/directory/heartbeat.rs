@@ -16,7 +16,7 @@ use super::{
     Directory,
     command::Command,
     convert,
-    lease::{Beat, LEASE, Stats},
+    lease::{Beat, LEASE, Stats, StoreState},
     streams::{Ended, Sink},
 };
 use crate::{
@@ -157,6 +157,23 @@ impl Connection {
         }
     }
 
+    /// What the state does not say yet of whether the server's store takes writes.
+    fn news_of_store(&self) -> Option<Command> {
+        let server = self.server.clone();
+        let was_writable = self.directory.find_server(&server)?.read_only_reason.is_empty();
+        match self.directory.leases().store_state(&server, Instant::now())? {
+            StoreState::ReadOnly { reason } if was_writable => {
+                tracing::warn!(%server, reason, "a server's store takes no writes: others are to lead its groups");
+                Some(Command::MarkReadOnly { server, reason })
+            }
+            StoreState::TakesWrites if !was_writable => {
+                tracing::info!(%server, "a server's store takes writes again");
+                Some(Command::MarkWritable { server })
+            }
+            StoreState::ReadOnly { .. } | StoreState::TakesWrites => None,
+        }
+    }
+
     /// Makes what was heard part of the state, and says which blobs to delete. Only a beat shows that a server which is
     /// down is back: the news that it is down does not. `told` is when deletions were last told that are not confirmed
     /// yet. What fails is done with a later beat.
@@ -165,6 +182,9 @@ impl Connection {
         if beaten && self.directory.is_down(server) {
             proposer.propose(Command::MarkUp { server: server.clone() }).await?;
             tracing::info!(%server, "a server that was down is heard of again");
+        }
+        if beaten && let Some(news) = self.news_of_store() {
+            proposer.propose(news).await?;
         }
         let blobs = std::mem::take(&mut *self.deleted());
         if !blobs.is_empty() {

@@ -20,6 +20,9 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 pub const LEASE: Duration = Duration::from_secs(3);
 /// A judge who was away for longer than this was stopped, and judges nobody until a lease later.
 const STALL_MAX: Duration = Duration::from_secs(1);
+/// A store that took no writes takes them again once it has said so for as long: one on the brink of being full would come
+/// and go with every file that is written or deleted.
+pub const WRITABLE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a server says about itself with every beat; kept in memory, never in the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +42,8 @@ struct Known {
     /// `None`: not since the Directory started.
     last_seen: Option<Timestamp>,
     expires: Instant,
+    /// Since when every beat has said that its store takes writes.
+    writable_since: Option<Instant>,
     /// Open heartbeat streams: more than one while a server connects again before its old connection is noticed dead.
     streams: u32,
 }
@@ -49,6 +54,12 @@ pub enum Beat {
     Counted,
     /// Nobody registered under this name, or somebody with another data folder.
     NotRegistered,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreState {
+    TakesWrites,
+    ReadOnly { reason: String },
 }
 
 #[derive(Debug)]
@@ -69,7 +80,8 @@ impl Table {
 
     fn insert(&mut self, server: ServerId, store: StoreId, stats: Stats, seen: Option<Timestamp>, now: Instant) {
         let streams = self.servers.get(&server).filter(|known| known.store == store).map_or(0, |known| known.streams);
-        self.servers.insert(server, Known { store, stats, last_seen: seen, expires: now + LEASE, streams });
+        let known = Known { store, stats, last_seen: seen, expires: now + LEASE, writable_since: None, streams };
+        self.servers.insert(server, known);
     }
 
     /// A server has registered: its lease begins anew.
@@ -82,6 +94,8 @@ impl Table {
         match self.servers.get_mut(server) {
             Some(known) if known.store == store => {
                 known.expires = now + LEASE;
+                let writable = stats.read_only_reason.is_empty();
+                known.writable_since = writable.then(|| known.writable_since.unwrap_or(now));
                 known.stats = stats;
                 known.last_seen = Some(seen);
                 Beat::Counted
@@ -115,13 +129,26 @@ impl Table {
         self.is_replaced(server, store) && self.servers.get(server).is_some_and(alive)
     }
 
-    /// Fills in what the server last said about itself.
+    /// What is to be believed of a server's store; nothing while that is not clear.
+    pub fn store_state(&self, server: &ServerId, now: Instant) -> Option<StoreState> {
+        let known = self.servers.get(server)?;
+        if !known.stats.read_only_reason.is_empty() {
+            return Some(StoreState::ReadOnly { reason: known.stats.read_only_reason.clone() });
+        }
+        let long = |since: Instant| now.saturating_duration_since(since) >= WRITABLE_PATIENCE;
+        known.writable_since.is_some_and(long).then_some(StoreState::TakesWrites)
+    }
+
+    /// Fills in what the server last said about itself. That its store takes no writes holds until the Directory believes
+    /// otherwise.
     pub fn describe(&self, server: &mut Server) {
         if let Some(known) = self.servers.get(&server.server) {
             server.disk_used_bytes = known.stats.disk_used_bytes;
             server.disk_total_bytes = known.stats.disk_total_bytes;
             server.blob_count = known.stats.blob_count;
-            server.read_only_reason.clone_from(&known.stats.read_only_reason);
+            if !known.stats.read_only_reason.is_empty() {
+                server.read_only_reason.clone_from(&known.stats.read_only_reason);
+            }
             server.last_seen = known.last_seen;
         }
     }
@@ -222,6 +249,26 @@ mod tests {
             Beat::NotRegistered
         );
         assert_eq!(setup.pass(LEASE), [setup.server.clone()]);
+    }
+
+    #[test]
+    fn a_store_takes_no_writes_at_once_and_takes_them_again_after_a_while() {
+        let mut setup = a_table_with_one_server();
+        let state = |setup: &Setup| setup.table.store_state(&setup.server, setup.now);
+        assert_eq!(state(&setup), None, "nothing was heard yet");
+        let full = Stats { read_only_reason: "full".into(), ..Stats::default() };
+        let read_only = Some(StoreState::ReadOnly { reason: "full".into() });
+        for _ in 0..2 {
+            setup.table.heard(&setup.server, setup.store, full.clone(), Timestamp(1), setup.now);
+            assert_eq!(state(&setup), read_only);
+            setup.beat();
+            assert_eq!(state(&setup), None);
+            setup.now += WRITABLE_PATIENCE - TICK;
+            setup.beat();
+            assert_eq!(state(&setup), None);
+        }
+        setup.now += TICK;
+        assert_eq!(state(&setup), Some(StoreState::TakesWrites));
     }
 
     #[test]

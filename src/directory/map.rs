@@ -47,6 +47,6 @@ fn server(record: ServerRecord) -> Server {
         blob_count: 0,
         last_seen: None,
         software_version: registration.software_version,
-        read_only_reason: String::new(),
+        read_only_reason: record.read_only_reason,
     }
 }

@@ -1,6 +1,6 @@
 //! Who belongs to the cluster: its making and settings, servers that come and go, and what that means for the groups.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use redb::ReadableTable;
 
@@ -12,7 +12,7 @@ use crate::{
 use super::{
     command::{Outcome, Registration, ServerKind, Settings},
     error::{Error, Rejected, StorageError},
-    group,
+    group::{self, Fitness},
     model::{Cluster, EntryKind, Node, ServerRecord, Totals},
     namespace,
     placement::{self, Candidate},
@@ -85,7 +85,8 @@ pub(super) fn register(tables: &mut Tables, registration: &Registration) -> Resu
     let server = &registration.server;
     let key = (server_kind_out(registration.kind), server.as_str());
     let before = tables.servers.get(key)?;
-    let record = ServerRecord { registration: registration.clone(), down: false };
+    // It has opened its store anew; whether that takes writes its beats will say.
+    let record = ServerRecord { registration: registration.clone(), down: false, read_only_reason: String::new() };
     let is_file_server = registration.kind == ServerKind::FileServer;
     let leads = is_file_server && all_groups(tables)?.iter().any(|group| group.is_primary(server));
     if before.as_ref() == Some(&record) && !leads {
@@ -137,7 +138,9 @@ fn make_groups(tables: &mut Tables) -> Result<(), Error> {
     if candidates.len() < settings.initial_fileservers as usize {
         return Ok(());
     }
-    for group in placement::place(&candidates, settings.group_count, settings.copies) {
+    let mut fleet = Fleet::load(tables)?;
+    for mut group in placement::place(&candidates, settings.group_count, settings.copies) {
+        fleet.tidy(&mut group);
         tables.groups.put(group.group.0, &group)?;
     }
     Ok(())
@@ -154,10 +157,34 @@ pub(super) fn mark_up(tables: &mut Tables, server: &ServerId) -> Result<Effect, 
     mark(tables, server, false, |_| false)
 }
 
+/// The server's store takes no writes: others lead its groups, and go on without it where they can spare it.
+pub(super) fn mark_read_only(tables: &mut Tables, server: &ServerId, reason: &str) -> Result<Effect, Error> {
+    let mark = |record: &mut ServerRecord| reason.clone_into(&mut record.read_only_reason);
+    let already = |record: &ServerRecord| !record.read_only_reason.is_empty();
+    change_record(tables, server, already, mark, |_| false)
+}
+
+/// The server's store takes writes again.
+pub(super) fn mark_writable(tables: &mut Tables, server: &ServerId) -> Result<Effect, Error> {
+    let already = |record: &ServerRecord| record.read_only_reason.is_empty();
+    change_record(tables, server, already, |record| record.read_only_reason.clear(), |_| false)
+}
+
 fn mark(
     tables: &mut Tables,
     server: &ServerId,
     down: bool,
+    change: impl Fn(&mut Group) -> bool,
+) -> Result<Effect, Error> {
+    change_record(tables, server, |record| record.down == down, |record| record.down = down, change)
+}
+
+/// Marks a server, if it is not marked so already, and makes of the groups what follows.
+fn change_record(
+    tables: &mut Tables,
+    server: &ServerId,
+    already: impl Fn(&ServerRecord) -> bool,
+    mark: impl Fn(&mut ServerRecord),
     change: impl Fn(&mut Group) -> bool,
 ) -> Result<Effect, Error> {
     let mut known = false;
@@ -166,8 +193,8 @@ fn mark(
         let key = (server_kind_out(kind), server.as_str());
         let Some(mut record) = tables.servers.get(key)? else { continue };
         known = true;
-        if record.down != down {
-            record.down = down;
+        if !already(&record) {
+            mark(&mut record);
             tables.servers.put(key, &record)?;
             changed = true;
         }
@@ -232,39 +259,108 @@ pub(super) fn add_in_sync(
     if config.epoch != epoch {
         return Err(Rejected::StaleEpoch { group, current: config.epoch }.into());
     }
+    let mut fleet = Fleet::load(tables)?;
+    if fleet.fitness_of(member) == Fitness::ReadOnly {
+        // Its beats say so, or have not said otherwise for long enough.
+        return Err(Rejected::TakesNoWrites { server: member.clone() }.into());
+    }
     group::join(&mut config, member);
+    // Another that takes no writes may be spared now.
+    fleet.tidy(&mut config);
     group::next_epoch(&mut config);
     tables.groups.put(group.0, &config)?;
     tables.state.map_version += 1;
     Ok(Effect::Changed(Outcome::Done))
 }
 
-/// Changes every group and sees that each is led by a server that is alive. A group that changed has a new epoch.
-fn reconfigure(tables: &mut Tables, change: impl Fn(&mut Group) -> bool) -> Result<(), StorageError> {
-    let alive: BTreeSet<ServerId> = all_servers(tables, ServerKind::FileServer)?
-        .into_iter()
-        .filter(|record| !record.down)
-        .map(|record| record.registration.server)
-        .collect();
-    let groups = all_groups(tables)?;
-    let mut led: BTreeMap<ServerId, usize> = BTreeMap::new();
-    for primary in groups.iter().filter_map(|group| group.primary.clone()) {
-        *led.entry(primary).or_default() += 1;
+/// Passes the lead of at most `limit` groups on to servers that lead fewer.
+pub(super) fn spread_primaries(tables: &mut Tables, limit: usize) -> Result<Effect, Error> {
+    let mut fleet = Fleet::load(tables)?;
+    let mut count = 0;
+    for mut group in all_groups(tables)? {
+        if count == limit {
+            break;
+        }
+        if fleet.pass_on(&mut group) {
+            group::next_epoch(&mut group);
+            tables.groups.put(group.group.0, &group)?;
+            count += 1;
+        }
     }
-    for mut group in groups {
+    if count == 0 {
+        return Ok(Effect::Nothing(Outcome::Done));
+    }
+    tables.state.map_version += 1;
+    Ok(Effect::Changed(Outcome::Done))
+}
+
+/// Changes every group, and sees that each makes the best of its members. A group that changed has a new epoch.
+fn reconfigure(tables: &mut Tables, change: impl Fn(&mut Group) -> bool) -> Result<(), Error> {
+    let mut fleet = Fleet::load(tables)?;
+    for mut group in all_groups(tables)? {
         let changed = change(&mut group);
-        let load = |server: &ServerId| led.get(server).copied().unwrap_or_default();
-        let elected = group::elect(&mut group, |server| alive.contains(server), load);
-        if !changed && !elected {
-            continue;
+        let tidied = fleet.tidy(&mut group);
+        if changed || tidied {
+            group::next_epoch(&mut group);
+            tables.groups.put(group.group.0, &group)?;
         }
-        if let (true, Some(primary)) = (elected, group.primary.clone()) {
-            *led.entry(primary).or_default() += 1;
-        }
-        group::next_epoch(&mut group);
-        tables.groups.put(group.group.0, &group)?;
     }
     Ok(())
+}
+
+/// What the file servers are good for, and how many groups each leads.
+struct Fleet {
+    fitness: BTreeMap<ServerId, Fitness>,
+    led: BTreeMap<ServerId, usize>,
+    min_in_sync: usize,
+}
+
+impl Fleet {
+    fn load(tables: &Tables) -> Result<Self, Error> {
+        let fitness = |record: &ServerRecord| match record {
+            ServerRecord { down: true, .. } => Fitness::Dead,
+            ServerRecord { read_only_reason, .. } if !read_only_reason.is_empty() => Fitness::ReadOnly,
+            ServerRecord { .. } => Fitness::Fit,
+        };
+        let records = all_servers(tables, ServerKind::FileServer)?.into_iter();
+        let mut fleet = Self {
+            fitness: records.map(|record| (record.registration.server.clone(), fitness(&record))).collect(),
+            led: BTreeMap::new(),
+            min_in_sync: tables.cluster()?.settings.min_in_sync as usize,
+        };
+        for primary in all_groups(tables)?.into_iter().filter_map(|group| group.primary) {
+            *fleet.led.entry(primary).or_default() += 1;
+        }
+        Ok(fleet)
+    }
+
+    fn fitness_of(&self, server: &ServerId) -> Fitness {
+        self.fitness.get(server).copied().unwrap_or(Fitness::Dead)
+    }
+
+    fn load_of(&self, server: &ServerId) -> usize {
+        self.led.get(server).copied().unwrap_or_default()
+    }
+
+    /// Whoever takes no writes leaves where it can be spared, and the group is led by the fittest. Whether that changed anything.
+    fn tidy(&mut self, group: &mut Group) -> bool {
+        let shed = group::shed(group, |server| self.fitness_of(server), self.min_in_sync);
+        let elected = group::elect(group, |server| self.fitness_of(server), |server| self.load_of(server));
+        if let (true, Some(primary)) = (elected, group.primary.clone()) {
+            *self.led.entry(primary).or_default() += 1;
+        }
+        shed || elected
+    }
+
+    fn pass_on(&mut self, group: &mut Group) -> bool {
+        let before = group::pass_on(group, |server| self.fitness_of(server), |server| self.load_of(server));
+        let (Some(before), Some(primary)) = (before, group.primary.clone()) else { return false };
+        *self.led.entry(primary).or_default() += 1;
+        if let Some(led) = self.led.get_mut(&before) {
+            *led = led.saturating_sub(1);
+        }
+        true
+    }
 }
 
 fn all_groups(tables: &Tables) -> Result<Vec<Group>, StorageError> {

@@ -139,6 +139,7 @@ async fn work(directory: Arc<Directory>, stop: &CancellationToken) -> anyhow::Re
     chores.spawn(overseer::judge_leases(directory.clone()));
     chores.spawn(overseer::look_after_suspects(directory.clone()));
     chores.spawn(overseer::collect(directory.clone()));
+    chores.spawn(overseer::spread_primaries(directory.clone()));
     let worked = tokio::select! {
         () = stop.cancelled() => Ok(()),
         Some(ended) = chores.join_next() => ended.context("a task that goes on for ever has panicked"),

@@ -108,6 +108,8 @@ pub struct Changes {
 pub struct ServerRecord {
     pub registration: Registration,
     pub down: bool,
+    /// Why its store takes no writes; empty: it does.
+    pub read_only_reason: String,
 }
 
 /// What holds for the whole cluster.

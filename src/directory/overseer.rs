@@ -1,4 +1,5 @@
-//! What the Directory does by itself: judges leases, looks after suspects, and forgets what is over.
+//! What the Directory does by itself: judges leases, looks after suspects, spreads the primaries' roles, and forgets what is
+//! over.
 
 use std::{sync::Arc, time::Instant};
 
@@ -16,6 +17,12 @@ const JUDGE_INTERVAL: Duration = Duration::from_millis(100);
 const COLLECT_INTERVAL: Duration = Duration::from_secs(1);
 /// Things forgotten in one step, so that callers wait for it only shortly.
 const COLLECT_LIMIT: u32 = 1000;
+const SPREAD_INTERVAL: Duration = Duration::from_secs(1);
+/// Roles are spread when the groups have been as they are for so long: servers that came back are level by then, and one that
+/// comes and goes is given none.
+const CALM: Duration = Duration::from_secs(30);
+/// Roles passed on in one step. Uploads under way in those groups begin again at the new primary.
+const SPREAD_LIMIT: u32 = 8;
 
 /// Marks servers down whose lease has run out. Never ends.
 pub async fn judge_leases(directory: Arc<Directory>) {
@@ -64,5 +71,67 @@ pub async fn collect(directory: Arc<Directory>) {
                 }
             }
         }
+    }
+}
+
+/// Spreads the primaries' roles evenly over those who can have them, in small steps while the cluster is calm. Never ends.
+pub async fn spread_primaries(directory: Arc<Directory>) {
+    let mut ticks = interval(SPREAD_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut calm = Calm::new(Instant::now());
+    loop {
+        ticks.tick().await;
+        let map_version = directory.maps.borrow().map_version;
+        if !calm.is_due(map_version, Instant::now()) {
+            continue;
+        }
+        match directory.proposer.propose(Command::SpreadPrimaries { limit: SPREAD_LIMIT }).await {
+            // A step makes another map, and the next step waits for calm again.
+            Ok(_) => calm.done(),
+            Err(error) => tracing::warn!(%error, "the primaries' roles could not be spread"),
+        }
+    }
+}
+
+/// Since when nothing about the cluster has changed, and whether that was made use of.
+struct Calm {
+    map_version: u64,
+    since: Instant,
+    done: bool,
+}
+
+impl Calm {
+    fn new(now: Instant) -> Self {
+        Self { map_version: 0, since: now, done: false }
+    }
+
+    fn is_due(&mut self, map_version: u64, now: Instant) -> bool {
+        if map_version != self.map_version {
+            *self = Self { map_version, since: now, done: false };
+        }
+        !self.done && now.saturating_duration_since(self.since) >= CALM
+    }
+
+    fn done(&mut self) {
+        self.done = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_are_spread_once_after_each_time_of_calm() {
+        let begun = Instant::now();
+        let mut calm = Calm::new(begun);
+        assert!(!calm.is_due(7, begun));
+        assert!(!calm.is_due(7, begun + CALM / 2));
+        assert!(!calm.is_due(8, begun + CALM), "something has changed");
+        assert!(calm.is_due(8, begun + CALM * 2));
+        calm.done();
+        assert!(!calm.is_due(8, begun + CALM * 10), "there is nothing more to do");
+        assert!(!calm.is_due(9, begun + CALM * 10));
+        assert!(calm.is_due(9, begun + CALM * 11));
     }
 }

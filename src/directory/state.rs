@@ -165,6 +165,9 @@ fn dispatch(tables: &mut Tables, command: &Command) -> Result<Effect, Error> {
         Command::RegisterServer { registration } => membership::register(tables, registration),
         Command::MarkDown { server } => membership::mark_down(tables, server),
         Command::MarkUp { server } => membership::mark_up(tables, server),
+        Command::MarkReadOnly { server, reason } => membership::mark_read_only(tables, server, reason),
+        Command::MarkWritable { server } => membership::mark_writable(tables, server),
+        Command::SpreadPrimaries { limit } => membership::spread_primaries(tables, *limit as usize),
         Command::EvictReplica { primary, suspect, groups } => membership::evict(tables, primary, suspect, groups),
         Command::AddInSync { primary, group, epoch, member } => {
             membership::add_in_sync(tables, primary, *group, *epoch, member)

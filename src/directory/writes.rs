@@ -51,6 +51,9 @@ impl Asked {
             | Command::RegisterServer { .. }
             | Command::MarkDown { .. }
             | Command::MarkUp { .. }
+            | Command::MarkReadOnly { .. }
+            | Command::MarkWritable { .. }
+            | Command::SpreadPrimaries { .. }
             | Command::EvictReplica { .. }
             | Command::AddInSync { .. }
             | Command::ConfirmDeleted { .. }

@@ -58,6 +58,7 @@ impl From<Rejected> for Failure {
             ServerNotFound { server } => failure(Reason::ServerNotFound).with("server", server),
             ServerIdTaken { server } => failure(Reason::EntryExists).with("server", server),
             NotAMember { server, group } => bad_argument("member_id").with("server", server).with("group", group),
+            TakesNoWrites { server } => bad_argument("member_id").with("server", server),
             OtherCluster => bad_argument("cluster_id"),
             SettingFixed { field } | BadSetting { field } => bad_argument(field),
             NotBootstrapped => failure(Reason::Unavailable),

@@ -1,6 +1,7 @@
 //! File servers with a real Directory: what a write promises, what is refused, and what happens when servers come and go.
 
 mod failures;
+mod full_disks;
 mod refusals;
 mod retries;
 mod settling;

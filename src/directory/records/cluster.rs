@@ -145,6 +145,7 @@ impl Record<(u8, &str)> for ServerRecord {
             zone: registration.zone.clone(),
             software_version: registration.software_version.clone(),
             down: self.down,
+            read_only_reason: self.read_only_reason.clone(),
         }
         .encode_to_vec()
     }
@@ -162,6 +163,7 @@ impl Record<(u8, &str)> for ServerRecord {
                 software_version: record.software_version,
             },
             down: record.down,
+            read_only_reason: record.read_only_reason,
         })
     }
 }

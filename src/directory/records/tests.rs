@@ -154,7 +154,10 @@ fn the_cluster_is_read_as_written() {
             zone: "z".to_owned(),
             software_version: "0".to_owned(),
         };
-        expect_round_trip((server_kind_out(kind), "a"), ServerRecord { registration, down: true });
+        expect_round_trip(
+            (server_kind_out(kind), "a"),
+            ServerRecord { registration, down: true, read_only_reason: "disk full".into() },
+        );
     }
 }
 

@@ -225,3 +225,89 @@ fn a_server_that_comes_later_is_taken_into_groups_that_are_short() {
     register(&mut world, "d", 4).unwrap();
     assert!(groups(&world).iter().all(|group| group.members == all), "they are whole");
 }
+
+fn lead(world: &World) -> Vec<usize> {
+    let led = |id: &str| groups(world).iter().filter(|group| group.is_primary(&server(id))).count();
+    ["a", "b", "c"].map(led).to_vec()
+}
+
+fn mark_read_only(world: &mut World, id: &str) {
+    world.expect(Command::MarkReadOnly { server: server(id), reason: "disk full".to_owned() });
+}
+
+fn join_all(world: &mut World, id: &str) {
+    for Group { group, epoch, primary, .. } in groups(world) {
+        world.expect(Command::AddInSync { primary: primary.unwrap(), group, epoch, member: server(id) });
+    }
+}
+
+#[test]
+fn a_server_that_takes_no_writes_leads_nothing_and_leaves_where_it_can_be_spared() {
+    let mut world = World::new();
+    mark_read_only(&mut world, "a");
+    for group in groups(&world) {
+        assert_eq!((group.in_sync, group.epoch), (ids(&["b", "c"]), Epoch(2)));
+    }
+    assert_eq!(lead(&world), [0, 2, 2]);
+    let revision = world.revision();
+    mark_read_only(&mut world, "a");
+    assert_eq!(world.revision(), revision, "it was said before");
+
+    mark_read_only(&mut world, "b");
+    for group in groups(&world) {
+        assert_eq!((group.in_sync, group.primary), (ids(&["b", "c"]), Some(server("c"))), "two must remain");
+    }
+    let Group { group, epoch, .. } = world.group(0);
+    let join = Command::AddInSync { primary: server("c"), group, epoch, member: server("a") };
+    assert_eq!(world.try_apply(join), Err(Rejected::TakesNoWrites { server: server("a") }));
+    let nobody = Command::MarkReadOnly { server: server("nobody"), reason: "x".to_owned() };
+    assert_eq!(world.try_apply(nobody), Err(Rejected::ServerNotFound { server: server("nobody") }));
+}
+
+#[test]
+fn a_server_that_takes_writes_again_joins_and_takes_the_place_of_one_that_does_not() {
+    let mut world = World::new();
+    mark_read_only(&mut world, "a");
+    mark_read_only(&mut world, "b");
+    let before = groups(&world);
+    world.expect(Command::MarkWritable { server: server("a") });
+    assert_eq!(groups(&world), before, "it has to catch up first");
+    join_all(&mut world, "a");
+    for (group, before) in groups(&world).into_iter().zip(before) {
+        assert_eq!((group.in_sync, group.primary), (ids(&["a", "c"]), Some(server("c"))), "b is spared now");
+        assert_eq!(group.epoch, Epoch(before.epoch.0 + 1));
+    }
+}
+
+#[test]
+fn where_nobody_takes_writes_a_live_member_still_leads() {
+    let mut world = World::new();
+    ["a", "b", "c"].iter().for_each(|id| mark_read_only(&mut world, id));
+    assert!(groups(&world).iter().all(|group| group.primary.is_some()), "{PRIMARIES}");
+    mark_down(&mut world, "c");
+    assert!(groups(&world).iter().all(|group| group.primary == Some(server("b"))), "{PRIMARIES}");
+    register(&mut world, "c", 2).unwrap();
+    assert!(groups(&world).iter().all(|group| group.primary == Some(server("c"))), "it has opened its store anew");
+}
+
+#[test]
+fn roles_are_spread_again_over_a_server_that_came_back_step_by_step_and_never_back() {
+    let settings = Settings { group_count: 12, ..some_settings() };
+    let mut world = World::with_settings(settings);
+    assert_eq!(lead(&world), [4, 4, 4]);
+    mark_down(&mut world, "a");
+    world.expect(Command::MarkUp { server: server("a") });
+    assert_eq!(lead(&world), [0, 6, 6]);
+    let spread = |world: &mut World, limit| world.apply(&Command::SpreadPrimaries { limit }).revision;
+    let revision = world.revision();
+    assert_eq!(spread(&mut world, 100), revision, "it is not in sync");
+    join_all(&mut world, "a");
+    let epochs: u64 = groups(&world).iter().map(|group| group.epoch.0).sum();
+    spread(&mut world, 3);
+    assert_eq!(lead(&world)[0], 3);
+    spread(&mut world, 100);
+    assert_eq!(lead(&world), [4, 4, 4]);
+    assert_eq!(groups(&world).iter().map(|group| group.epoch.0).sum::<u64>(), epochs + 4, "one epoch a move");
+    let revision = world.revision();
+    assert_eq!(spread(&mut world, 100), revision, "it is even");
+}

@@ -35,6 +35,9 @@ enum Op {
     Repeat { back: usize },
     MarkDown { server: usize },
     MarkUp { server: usize },
+    MarkReadOnly { server: usize },
+    MarkWritable { server: usize },
+    SpreadPrimaries { limit: u32 },
     Join { server: usize, group: u32 },
     Collect { limit: u32 },
     ConfirmDeleted { server: usize },
@@ -95,6 +98,9 @@ fn an_op() -> impl Strategy<Value = Op> {
         2 => (1..10usize).prop_map(|back| Op::Repeat { back }),
         1 => (0..3usize).prop_map(|server| Op::MarkDown { server }),
         2 => (0..3usize).prop_map(|server| Op::MarkUp { server }),
+        1 => (0..3usize).prop_map(|server| Op::MarkReadOnly { server }),
+        2 => (0..3usize).prop_map(|server| Op::MarkWritable { server }),
+        1 => (1..4u32).prop_map(|limit| Op::SpreadPrimaries { limit }),
         2 => (0..3usize, 0..4u32).prop_map(|(server, group)| Op::Join { server, group }),
         2 => (1..80u32).prop_map(|limit| Op::Collect { limit }),
         1 => (0..3usize).prop_map(|server| Op::ConfirmDeleted { server }),
@@ -390,6 +396,11 @@ impl Run {
             }
             Op::MarkDown { server: index } => Command::MarkDown { server: server(SERVERS[index]) },
             Op::MarkUp { server: index } => Command::MarkUp { server: server(SERVERS[index]) },
+            Op::MarkReadOnly { server: index } => {
+                Command::MarkReadOnly { server: server(SERVERS[index]), reason: "disk full".to_owned() }
+            }
+            Op::MarkWritable { server: index } => Command::MarkWritable { server: server(SERVERS[index]) },
+            Op::SpreadPrimaries { limit } => Command::SpreadPrimaries { limit },
             Op::Join { server: index, group } => {
                 let config = self.world.group(group);
                 let Some(primary) = config.primary else { return };

@@ -68,7 +68,7 @@ pub async fn start_cluster_beside(
     settings: Settings,
     servers: &[&str],
 ) -> Cluster {
-    let mut cluster = Cluster { directory, servers: BTreeMap::new(), settings, folder };
+    let mut cluster = Cluster::without_servers(folder, directory, settings);
     for id in servers {
         cluster.start_server(id).await;
     }
@@ -78,6 +78,10 @@ pub async fn start_cluster_beside(
 }
 
 impl Cluster {
+    pub fn without_servers(folder: TempDir, directory: RunningDirectory, settings: Settings) -> Self {
+        Self { directory, servers: BTreeMap::new(), settings, folder }
+    }
+
     pub fn data_folder(&self, id: &str) -> PathBuf {
         self.folder.path().join(id)
     }
@@ -95,6 +99,12 @@ impl Cluster {
         gate.shut();
         self.start_server_on(listener, id, &["--reserve-bytes", "1", "--advertise", &gate.address]);
         gate
+    }
+
+    /// Starts a server whose disk is full, as far as it is concerned.
+    pub async fn start_full_server(&mut self, id: &str) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        self.start_server_on(listener, id, &["--reserve-bytes", &u64::MAX.to_string()]);
     }
 
     fn start_server_on(&mut self, listener: TcpListener, id: &str, more: &[&str]) {
