@@ -28,7 +28,13 @@ const HMAC_BLOCK_LENGTH: usize = 64;
 
 /// The token of the `counter`-th grant; `None` once the counters are used up.
 pub fn seal(key: &LockKey, counter: u64, path: &Path, mode: LockMode) -> Option<FencingToken> {
-    (counter <= COUNTER_MAX).then(|| FencingToken(counter << TAG_BITS | tag(key, counter, path, mode)))
+    (counter <= COUNTER_MAX).then(|| seal_next(key, counter, path, mode))
+}
+
+/// As [`seal`], for who stops granting long before the counters are used up; past the last one it is the last one's token.
+pub fn seal_next(key: &LockKey, counter: u64, path: &Path, mode: LockMode) -> FencingToken {
+    let counter = counter.min(COUNTER_MAX);
+    FencingToken(counter << TAG_BITS | tag(key, counter, path, mode))
 }
 
 /// Whether the token was granted for this path in this mode by who has the key.

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::{
     cluster::Group,
-    types::{BlobId, GroupId, Inode, ServerId},
+    types::{BlobId, FencingToken, GroupId, Inode, ServerId},
 };
 
 use super::{
@@ -44,6 +44,16 @@ impl View {
             rows.decode(key.value(), bytes.value())
         });
         servers.collect()
+    }
+
+    /// The newest fencing token that was seen for any path; 0 if none was. Looks at every fence.
+    pub fn newest_token(&self) -> Result<FencingToken, StorageError> {
+        let table = self.transaction.open_table(tables::FENCES)?;
+        let mut newest = self.state.fence_floor;
+        for row in table.iter()? {
+            newest = newest.max(row?.1.value().0);
+        }
+        Ok(FencingToken(newest))
     }
 
     /// At most `limit` blobs that the server is to delete and has not said to have deleted.

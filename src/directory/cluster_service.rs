@@ -20,6 +20,7 @@ use crate::{
     convert::cluster_id,
     pb,
     status::Failure,
+    types::{FencingToken, ServerId},
 };
 
 pub struct ClusterService(pub Door);
@@ -98,11 +99,18 @@ async fn register(
     if taken || directory.is_of_other_kind(&server, kind) {
         return Err(Rejected::ServerIdTaken { server }.into());
     }
+    let lock_services: Vec<ServerId> =
+        directory.cluster_map().lock_servers.into_iter().map(|known| known.server).collect();
     if directory.leases().is_replaced(&server, store) && !directory.is_down(&server) {
         // The process with the old folder is gone, or this one could not use its name: no need to wait for its lease.
         directory.proposer.propose(Command::MarkDown { server: server.clone() }).await?;
     }
     let (revision, _) = directory.proposer.propose(Command::RegisterServer { registration }).await?;
+    let mut newest_token = FencingToken(0);
+    if kind == ServerKind::Lock {
+        lock_services.iter().filter(|known| **known != server).for_each(|gone| directory.leases().forget(gone));
+        newest_token = directory.reader.read(|view| Ok(view.newest_token()?)).await?;
+    }
     let stats = Stats {
         disk_used_bytes: request.disk_used_bytes,
         disk_total_bytes: request.disk_total_bytes,
@@ -121,6 +129,7 @@ async fn register(
             ServerKind::Directory | ServerKind::FileServer => Default::default(),
         },
         directory_time: Some(directory.time().into()),
+        newest_fencing_token: newest_token.0,
     })
 }
 

@@ -63,6 +63,8 @@ pub enum Rejected {
     ServerNotFound { server: ServerId },
     #[error("server id {server} belongs to another data folder that the cluster still needs")]
     ServerIdTaken { server: ServerId },
+    #[error("{server} is the Lock service, and alive; there is no second one")]
+    LockServiceTaken { server: ServerId },
     #[error("{server} is not a member of group {group}")]
     NotAMember { server: ServerId, group: GroupId },
     #[error("the store of {server} takes no writes")]

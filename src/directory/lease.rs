@@ -89,6 +89,11 @@ impl Table {
         self.insert(server, store, stats, Some(seen), now);
     }
 
+    /// Another server has taken its place: its beats do not count before it registers again.
+    pub fn forget(&mut self, server: &ServerId) {
+        self.servers.remove(server);
+    }
+
     /// A beat renews the lease.
     pub fn heard(&mut self, server: &ServerId, store: StoreId, stats: Stats, seen: Timestamp, now: Instant) -> Beat {
         match self.servers.get_mut(server) {
@@ -281,6 +286,14 @@ mod tests {
         assert!(!setup.table.is_taken(&setup.server, setup.store, setup.now));
         setup.pass(LEASE);
         assert!(!setup.table.is_taken(&setup.server, other, setup.now));
+    }
+
+    #[test]
+    fn a_server_whose_place_was_taken_must_register_again() {
+        let mut setup = a_table_with_one_server();
+        setup.table.forget(&setup.server.clone());
+        assert_eq!(setup.beat(), Beat::NotRegistered);
+        assert_eq!(setup.pass(2 * LEASE), [], "nobody judges it any more");
     }
 
     #[test]

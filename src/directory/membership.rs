@@ -96,6 +96,9 @@ pub(super) fn register(tables: &mut Tables, registration: &Registration) -> Resu
     if wiped {
         check_replaceable(tables, registration)?;
     }
+    if registration.kind == ServerKind::Lock {
+        replace_lock_service(tables, server)?;
+    }
     tables.servers.put(key, &record)?;
     tables.state.map_version += 1;
     if is_file_server {
@@ -117,6 +120,20 @@ fn check_replaceable(tables: &Tables, registration: &Registration) -> Result<(),
     let needed = registration.kind == ServerKind::FileServer
         && all_groups(tables)?.iter().any(|group| group.is_in_sync(server) && group.in_sync.len() == 1);
     if alive || needed { Err(Rejected::ServerIdTaken { server: server.clone() }.into()) } else { Ok(()) }
+}
+
+/// There is one Lock service, for two would both grant the same lock. One that is down gives its place to whoever registers,
+/// and must register again itself when it comes back.
+fn replace_lock_service(tables: &mut Tables, server: &ServerId) -> Result<(), Error> {
+    let mut others = all_servers(tables, ServerKind::Lock)?;
+    others.retain(|record| record.registration.server != *server);
+    if let Some(alive) = others.iter().find(|record| !record.down) {
+        return Err(Rejected::LockServiceTaken { server: alive.registration.server.clone() }.into());
+    }
+    for gone in others {
+        tables.servers.remove((server_kind_out(ServerKind::Lock), gone.registration.server.as_str()))?;
+    }
+    Ok(())
 }
 
 /// Makes the groups, once there are enough file servers; later, completes those that are short of members.

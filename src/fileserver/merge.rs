@@ -1,8 +1,9 @@
 //! Merges the many small extents that appends and patches leave into one blob, in the background.
 //!
 //! A version's list of extents is bounded; long before the bound a run of extents is read back, written as one blob to
-//! every in-sync member, and put in their place at the Directory: neither bytes nor version change. Which run is taken is
-//! [`choose`]'s: small extents first, so that a file that grows by small appends is not rewritten whole each time.
+//! every in-sync member, and put in their place at the Directory, if its checksum is that of what it replaces: neither bytes
+//! nor version change. Which run is taken is [`choose`]'s: small extents first, so that a file that grows by small appends is
+//! not rewritten whole each time.
 
 use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
@@ -170,10 +171,12 @@ async fn copy(staging: &mut Staging, base: &Base, run: &Range<usize>) -> Result<
     add(staging, gathered.freeze()).await?;
     staging.seal().await;
     staging.progress.complete();
-    if staging.length == base.size && staging.checksum != base.checksum {
-        return Err(Error::WriteChecksum);
-    }
-    Ok(())
+    // The switch comes only after this: the new blob says what the file, or else what the old extents say when read again.
+    let expected = match length == base.size {
+        true => base.checksum,
+        false => gather::checksum(&node, base, offset, length).await?,
+    };
+    if (staging.length, staging.checksum) == (length, expected) { Ok(()) } else { Err(Error::WriteChecksum) }
 }
 
 async fn add(staging: &mut Staging, data: Bytes) -> Result<(), Error> {

@@ -26,6 +26,7 @@ pub mod repair;
 pub mod settle;
 
 pub mod directory_link;
+pub mod doubt;
 pub mod heartbeat;
 pub mod in_flight;
 pub mod map;
@@ -49,6 +50,7 @@ use tonic_health::ServingStatus;
 use self::{
     committer::Committer,
     directory_link::DirectoryLink,
+    doubt::Doubt,
     heartbeat::Presence,
     in_flight::InFlight,
     map::Map,
@@ -166,6 +168,7 @@ fn assemble(
     let node = Node {
         me: me.clone(),
         store_id: folder.store_id(),
+        doubt: Doubt::new(store.clone()),
         store,
         map,
         directory,

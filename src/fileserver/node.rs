@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     committer::Committer,
     directory_link::DirectoryLink,
+    doubt::Doubt,
     error::Error,
     in_flight::InFlight,
     locked,
@@ -31,18 +32,25 @@ use crate::{
 
 /// For all frames that are on their way through this server to disks and replicas.
 const WRITE_BYTES_MAX: usize = 64 << 20;
-/// For all chunks on their way to readers. Apart from the other, so that readers who do not read stop no writes.
-const READ_BYTES_MAX: usize = 64 << 20;
+/// Streams that send chunks to readers: each has a few chunks in memory for as long as its reader does not take them.
+const READ_STREAMS_MAX: usize = 256;
+/// The same for peers. Apart from the others, so that readers who do not read keep no member from becoming level.
+const PEER_STREAMS_MAX: usize = 64;
 
 /// The memory of the process that data on its way may take.
 pub struct Budget {
     writes: Arc<Semaphore>,
-    reads: Arc<Semaphore>,
+    pub read_streams: Arc<Semaphore>,
+    pub peer_streams: Arc<Semaphore>,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { writes: Arc::new(Semaphore::new(WRITE_BYTES_MAX)), reads: Arc::new(Semaphore::new(READ_BYTES_MAX)) }
+        Self {
+            writes: Arc::new(Semaphore::new(WRITE_BYTES_MAX)),
+            read_streams: Arc::new(Semaphore::new(READ_STREAMS_MAX)),
+            peer_streams: Arc::new(Semaphore::new(PEER_STREAMS_MAX)),
+        }
     }
 }
 
@@ -50,11 +58,6 @@ impl Budget {
     /// Waits for room for a frame that is written or replicated.
     pub async fn for_write(&self, bytes: usize) -> Memory {
         take(&self.writes, bytes).await
-    }
-
-    /// Waits for room for a chunk that is read.
-    pub async fn for_read(&self, bytes: usize) -> Memory {
-        take(&self.reads, bytes).await
     }
 }
 
@@ -68,6 +71,7 @@ pub struct Node {
     pub me: ServerId,
     pub store_id: StoreId,
     pub store: Store,
+    pub doubt: Doubt,
     pub map: Map,
     pub directory: DirectoryLink,
     pub peers: Peers,

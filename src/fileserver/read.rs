@@ -1,20 +1,26 @@
 //! Reading: verified chunks of many ranges on one stream, whole blobs for peers, and checksums of what is on the disk.
 //!
 //! A chunk is checked when it comes from the disk; what a range cuts off it gets a checksum of its own, so the reader can
-//! check what arrives. How far a stream reads ahead is bounded by the memory that its chunks take a share of until the
-//! transport has them.
+//! check what arrives. A stream reads a few chunks ahead of its reader and no further, and the number of streams is bounded;
+//! so a reader that takes its time costs a little memory, and nobody's turn at the disk.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
-use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tokio::{
+    sync::{
+        Semaphore,
+        mpsc::{self, Permit},
+    },
+    time::timeout,
+};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::Status;
 
 use crate::{
     convert,
-    fileserver::{error::Error, node::Node, replication::Memory},
+    fileserver::{error::Error, node::Node},
     pb::{self, fetch_blobs_response::Part, read_response, verify_blobs_response},
-    status::Failure,
+    status::{Failure, Reason},
     types::{BlobId, crc32c, crc32c_combine},
 };
 
@@ -24,41 +30,60 @@ pub const RANGES_MAX: usize = 10_000;
 const AHEAD_MAX: usize = 2;
 /// A reader that takes nothing for so long is gone.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A reader waits for so long while too many others read.
+const TURN_PATIENCE: Duration = Duration::from_secs(5);
 
 pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 struct Sink<T> {
-    queue: mpsc::Sender<(T, Option<Memory>)>,
+    queue: mpsc::Sender<Result<T, Status>>,
 }
 
 /// Nobody reads any more.
 struct Gone;
 
 impl<T> Sink<T> {
-    async fn send(&self, message: T, memory: Option<Memory>) -> Result<(), Gone> {
-        self.queue.send_timeout((message, memory), PATIENCE).await.map_err(|_| Gone)
+    async fn send(&self, message: T) -> Result<(), Gone> {
+        self.room().await?.send(Ok(message));
+        Ok(())
+    }
+
+    /// Waits until the reader has taken enough. To be had before a chunk is read.
+    async fn room(&self) -> Result<Permit<'_, Result<T, Status>>, Gone> {
+        match timeout(PATIENCE, self.queue.reserve()).await {
+            Ok(Ok(room)) => Ok(room),
+            Ok(Err(_)) | Err(_) => Err(Gone),
+        }
     }
 }
 
-/// Runs a producer as a task of the node; it ends when nobody reads any more.
-fn stream<T, F>(node: &Arc<Node>, produce: impl FnOnce(Arc<Node>, Sink<T>) -> F) -> Answers<T>
+/// Runs a producer as a task of the node, when it is its turn among others of its kind; it ends when nobody reads any more.
+fn stream<T, F>(node: &Arc<Node>, turns: &Arc<Semaphore>, produce: impl FnOnce(Arc<Node>, Sink<T>) -> F) -> Answers<T>
 where
     T: Send + 'static,
     F: Future<Output = Result<(), Gone>> + Send + 'static,
 {
     let (queue, queued) = mpsc::channel(AHEAD_MAX);
+    let refusal = queue.clone();
     let produce = produce(node.clone(), Sink { queue });
-    let shutdown = node.shutdown.clone();
+    let (shutdown, turns) = (node.shutdown.clone(), turns.clone());
+    let in_turn = async move {
+        let Ok(Ok(_turn)) = timeout(TURN_PATIENCE, turns.acquire_owned()).await else {
+            let busy = Failure::new(Reason::Unavailable, "too many streams are being read");
+            // The queue is empty.
+            return refusal.try_send(Err(busy.into())).map_err(|_| Gone);
+        };
+        produce.await
+    };
     node.tasks.spawn(async move {
         tokio::select! {
-            ended = produce => if ended.is_err() {
+            ended = in_turn => if ended.is_err() {
                 tracing::debug!("a reader went before the end");
             },
             () = shutdown.cancelled() => {}
         }
     });
-    // The memory's share is given back when the transport takes the message.
-    Box::pin(ReceiverStream::new(queued).map(|(message, _memory)| Ok(message)))
+    Box::pin(ReceiverStream::new(queued))
 }
 
 /// A range of a blob that is whole on this server.
@@ -86,11 +111,11 @@ fn check(node: &Node, range: &pb::BlobRange) -> Result<Range, Failure> {
 
 /// What `FileServer.Read` answers.
 pub fn read(node: &Arc<Node>, ranges: Vec<pb::BlobRange>) -> Answers<pb::ReadResponse> {
-    stream(node, |node, sink| async move {
+    stream(node, &node.budget.read_streams, |node, sink| async move {
         for (range_index, range) in (0..).zip(&ranges) {
             let say = |result| pb::ReadResponse { range_index, result: Some(result) };
             if let Err(failure) = read_range(&node, range, &sink, say).await? {
-                sink.send(say(read_response::Result::Error(failure.into())), None).await?;
+                sink.send(say(read_response::Result::Error(failure.into()))).await?;
             }
         }
         Ok(())
@@ -108,18 +133,17 @@ async fn read_range(
         Err(failure) => return Ok(Err(failure)),
     };
     while range.offset < range.end {
-        let (chunk, memory) = match next_chunk(node, &mut range).await {
-            Ok(next) => next,
+        let room = sink.room().await?;
+        match next_chunk(node, &mut range).await {
+            Ok(chunk) => room.send(Ok(say(read_response::Result::Chunk(chunk)))),
             Err(failure) => return Ok(Err(failure)),
-        };
-        sink.send(say(read_response::Result::Chunk(chunk)), Some(memory)).await?;
+        }
     }
     Ok(Ok(()))
 }
 
 /// The chunk that holds the range's offset, as much of it as the range wants; moves the range on.
-async fn next_chunk(node: &Node, range: &mut Range) -> Result<(pb::ReadChunk, Memory), Failure> {
-    let memory = node.budget.for_read(crate::types::CHUNK_LENGTH_MAX).await;
+async fn next_chunk(node: &Node, range: &mut Range) -> Result<pb::ReadChunk, Failure> {
     let stored = node.store.read_chunk(range.blob, range.offset).await.map_err(Error::from)?;
     let begin = (range.offset - stored.offset) as usize;
     let end = stored.data.len().min((range.end - stored.offset) as usize);
@@ -128,18 +152,18 @@ async fn next_chunk(node: &Node, range: &mut Range) -> Result<(pb::ReadChunk, Me
     let checksum = if is_whole { stored.checksum } else { crc32c(&data) };
     let chunk = pb::ReadChunk { offset: range.offset, data, checksum };
     range.offset += chunk.data.len() as u64;
-    Ok((chunk, memory))
+    Ok(chunk)
 }
 
 /// What `FileServer.VerifyBlobs` answers.
 pub fn verify(node: &Arc<Node>, ranges: Vec<pb::BlobRange>) -> Answers<pb::VerifyBlobsResponse> {
-    stream(node, |node, sink| async move {
+    stream(node, &node.budget.read_streams, |node, sink| async move {
         for (range_index, range) in (0..).zip(&ranges) {
             let result = match verify_range(&node, range).await {
                 Ok(verified) => verify_blobs_response::Result::Verified(verified),
                 Err(failure) => verify_blobs_response::Result::Error(failure.into()),
             };
-            sink.send(pb::VerifyBlobsResponse { range_index, result: Some(result) }, None).await?;
+            sink.send(pb::VerifyBlobsResponse { range_index, result: Some(result) }).await?;
         }
         Ok(())
     })
@@ -150,7 +174,7 @@ async fn verify_range(node: &Node, range: &pb::BlobRange) -> Result<pb::Verified
     let length = range.end - range.offset;
     let mut checksum = 0;
     while range.offset < range.end {
-        let (chunk, _memory) = next_chunk(node, &mut range).await?;
+        let chunk = next_chunk(node, &mut range).await?;
         checksum = crc32c_combine(checksum, chunk.checksum, chunk.data.len() as u64);
     }
     Ok(pb::VerifiedRange { length, checksum })
@@ -158,10 +182,10 @@ async fn verify_range(node: &Node, range: &pb::BlobRange) -> Result<pb::Verified
 
 /// What `FileServer.FetchBlobs` answers.
 pub fn fetch(node: &Arc<Node>, blobs: Vec<String>) -> Answers<pb::FetchBlobsResponse> {
-    stream(node, |node, sink| async move {
+    stream(node, &node.budget.peer_streams, |node, sink| async move {
         for blob in blobs {
             if let Err(failure) = fetch_one(&node, &blob, &sink).await? {
-                sink.send(pb::FetchBlobsResponse { blob, part: Some(Part::Error(failure.into())) }, None).await?;
+                sink.send(pb::FetchBlobsResponse { blob, part: Some(Part::Error(failure.into())) }).await?;
             }
         }
         Ok(())
@@ -178,15 +202,15 @@ async fn fetch_one(node: &Node, name: &str, sink: &Sink<pb::FetchBlobsResponse>)
         Err(failure) => return Ok(Err(failure)),
     };
     let say = |part| pb::FetchBlobsResponse { blob: name.to_owned(), part: Some(part) };
-    sink.send(say(Part::Begin(info)), None).await?;
+    sink.send(say(Part::Begin(info))).await?;
     while range.offset < range.end {
-        let (chunk, memory) = match next_chunk(node, &mut range).await {
-            Ok(next) => next,
+        let room = sink.room().await?;
+        match next_chunk(node, &mut range).await {
+            Ok(chunk) => room.send(Ok(say(Part::Chunk(chunk)))),
             Err(failure) => return Ok(Err(failure)),
-        };
-        sink.send(say(Part::Chunk(chunk)), Some(memory)).await?;
+        }
     }
-    sink.send(say(Part::End(true)), None).await.map(Ok)
+    sink.send(say(Part::End(true))).await.map(Ok)
 }
 
 /// A blob as peers and people are told of it.

@@ -1,7 +1,9 @@
-//! Repairs what this server's disk has lost, from the copies of other in-sync members.
+//! Repairs what this server's disk has lost, from the copies of other members.
 //!
-//! A blob of which a chunk was found damaged is fetched again whole. When recovery found a region in which no record could
-//! be read, nobody can say what was in it: then every group is compared with another member once.
+//! A blob of which a chunk was found damaged is fetched again whole. When a stretch of the log cannot be read, whether a start
+//! or the scrub found it, nobody can say what was in it: then every group is compared with another member, and until that is
+//! done the group is [in doubt](super::doubt) here. A member that is in doubt itself is no measure: if there is no other, all
+//! that any member has is fetched, and that is all there is.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -9,14 +11,18 @@ use tokio::time::{MissedTickBehavior, timeout};
 use tonic::transport::Channel;
 
 use crate::{
+    cluster::ServerState,
     fileserver::{
         error::Error,
         node::Node,
-        replication::{catch_up, fetch::Fetcher},
+        replication::{
+            catch_up::{self, Pass},
+            fetch::Fetcher,
+        },
     },
     pb::file_server_client::FileServerClient,
     serve,
-    types::{BlobId, GroupId},
+    types::{BlobId, GroupId, ServerId},
 };
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -29,10 +35,6 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(600);
 pub async fn run(node: Arc<Node>) {
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut to_compare: BTreeSet<GroupId> = BTreeSet::new();
-    if node.store.status().damaged_region_count > 0 {
-        to_compare = node.map.now().groups_of(&node.me).map(|group| group.group).collect();
-    }
     loop {
         tokio::select! {
             () = node.shutdown.cancelled() => return,
@@ -40,11 +42,11 @@ pub async fn run(node: Arc<Node>) {
         }
         tokio::select! {
             () = node.shutdown.cancelled() => return,
-            () = repair_damaged(&node) => {}
+            () = compare_doubtful(&node) => {}
         }
         tokio::select! {
             () = node.shutdown.cancelled() => return,
-            () = compare(&node, &mut to_compare) => {}
+            () = repair_damaged(&node) => {}
         }
     }
 }
@@ -54,8 +56,8 @@ async fn repair_damaged(node: &Arc<Node>) {
         node.store.damaged().into_iter().map(|chunk| (chunk.group, chunk.blob)).collect();
     let groups: BTreeSet<GroupId> = damaged.iter().map(|(group, _)| *group).collect();
     for group in groups {
-        let blobs: Vec<String> =
-            damaged.iter().filter(|(of, _)| *of == group).take(BATCH_MAX).map(|(_, blob)| blob.to_string()).collect();
+        let blobs: Vec<BlobId> =
+            damaged.iter().filter(|(of, _)| *of == group).take(BATCH_MAX).map(|(_, blob)| *blob).collect();
         let count = blobs.len();
         match timeout(STEP_TIMEOUT, fetch(node, group, blobs)).await {
             Ok(Ok(())) => tracing::warn!(%group, blobs = count, "damaged blobs were fetched anew"),
@@ -65,40 +67,106 @@ async fn repair_damaged(node: &Arc<Node>) {
     }
 }
 
-/// From the first member that has them.
-async fn fetch(node: &Arc<Node>, group: GroupId, blobs: Vec<String>) -> Result<(), Error> {
+/// From the first member that has them all.
+async fn fetch(node: &Arc<Node>, group: GroupId, blobs: Vec<BlobId>) -> Result<(), Error> {
     let mut result = Err(Error::NotReady);
-    for mut peer in peers(node, group) {
-        result = Fetcher::new(node.clone()).fetch(&mut peer, blobs.clone()).await;
-        if result.is_ok() {
-            break;
-        }
+    for peer in peers(node, group).into_iter().filter(|peer| peer.in_sync) {
+        let Some(mut client) = peer.client() else { continue };
+        result = match Fetcher::new(node.clone()).fetch(&mut client, &blobs).await {
+            Ok(unfetched) => match unfetched.refused.into_iter().next() {
+                None => return Ok(()),
+                Some((_, failure)) => Err(Error::Refused(failure)),
+            },
+            Err(error) => Err(error),
+        };
     }
     result
 }
 
-async fn compare(node: &Arc<Node>, to_compare: &mut BTreeSet<GroupId>) {
-    for group in to_compare.clone() {
-        for mut peer in peers(node, group) {
-            let mut fetcher = Fetcher::new(node.clone());
-            let fetched = timeout(STEP_TIMEOUT, catch_up::fetch_missing(node, &mut peer, &mut fetcher, group)).await;
-            match fetched {
-                Ok(Ok(missing)) => {
-                    tracing::warn!(%group, missing, "compared with another member after damage");
-                    to_compare.remove(&group);
-                    break;
-                }
-                Ok(Err(error)) => tracing::warn!(%group, %error, "cannot compare with a member yet"),
-                Err(_) => tracing::warn!(%group, "comparing takes too long"),
-            }
+async fn compare_doubtful(node: &Arc<Node>) {
+    let view = node.map.now();
+    let found = node.store.losses_found();
+    if found == 0 || !view.is_known() {
+        return;
+    }
+    let groups: Vec<GroupId> = view.groups_of(&node.me).map(|group| group.group).collect();
+    for &group in &groups {
+        if node.doubt.concerns(group) && compare(node, group).await {
+            node.doubt.settle(group, found);
         }
+    }
+    let in_doubt = groups.iter().any(|group| node.doubt.concerns(*group));
+    if !in_doubt && node.store.status().damaged_region_count > 0 {
+        node.store.set_compared(found);
     }
 }
 
-/// Other in-sync members.
-fn peers(node: &Node, group: GroupId) -> Vec<FileServerClient<Channel>> {
+/// Fetches what others have and this server has not. Whether that settles the matter: it does when one member that is in
+/// sync, and not in doubt itself, had all of it; or when every one that may know more was asked.
+async fn compare(node: &Arc<Node>, group: GroupId) -> bool {
+    let mut all_asked = true;
+    for peer in peers(node, group) {
+        match timeout(STEP_TIMEOUT, compare_with(node, group, &peer)).await {
+            Ok(Ok(pass)) => {
+                let (missing, is_measure) = (pass.missing_count, !pass.incomplete && pass.refused.is_none());
+                tracing::warn!(%group, peer = %peer.server, missing, is_measure, "compared with a member after damage");
+                if is_measure && peer.in_sync {
+                    return true;
+                }
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%group, peer = %peer.server, %error, "cannot compare with a member yet");
+                all_asked &= !(peer.in_sync || peer.is_up);
+            }
+            Err(_) => {
+                tracing::warn!(%group, peer = %peer.server, "comparing takes too long");
+                all_asked = false;
+            }
+        }
+    }
+    if all_asked {
+        tracing::error!(%group, "no member is known to have all that this server lost: what none of them has is lost");
+    }
+    all_asked
+}
+
+async fn compare_with(node: &Arc<Node>, group: GroupId, peer: &Peer) -> Result<Pass, Error> {
+    let mut client = peer.client().ok_or(Error::NotReady)?;
+    catch_up::fetch_missing(node, &mut client, &mut Fetcher::new(node.clone()), group).await
+}
+
+/// Another member of a group.
+struct Peer {
+    server: ServerId,
+    address: Option<String>,
+    in_sync: bool,
+    is_up: bool,
+}
+
+impl Peer {
+    fn client(&self) -> Option<FileServerClient<Channel>> {
+        serve::channel(self.address.as_ref()?).ok().map(FileServerClient::new)
+    }
+}
+
+/// Those in sync first.
+fn peers(node: &Node, group: GroupId) -> Vec<Peer> {
     let view = node.map.now();
-    let in_sync = view.group(group).into_iter().flat_map(|group| &group.in_sync);
-    let others = in_sync.filter(|member| **member != node.me).filter_map(|member| view.server(member));
-    others.filter_map(|server| serve::channel(&server.address).ok()).map(FileServerClient::new).collect()
+    let Some(configuration) = view.group(group) else { return Vec::new() };
+    let mut peers: Vec<Peer> = configuration
+        .members
+        .iter()
+        .filter(|member| **member != node.me)
+        .map(|member| {
+            let server = view.server(member);
+            Peer {
+                server: member.clone(),
+                address: server.map(|server| server.address.clone()),
+                in_sync: configuration.in_sync.contains(member),
+                is_up: server.is_some_and(|server| server.state != ServerState::Down),
+            }
+        })
+        .collect();
+    peers.sort_by_key(|peer| !peer.in_sync);
+    peers
 }

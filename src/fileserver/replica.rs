@@ -118,8 +118,12 @@ impl Replica {
 
     /// This server fetches a blob by itself. `false`: somebody else is bringing it, or has just brought it.
     pub fn begin_fetch(&mut self, source: SourceId, blob: BlobId) -> bool {
-        let taken = self.held.get(&blob).is_some_and(|held| held.source != source);
-        !taken && self.take(source, blob, Stored::Part).is_ok()
+        !self.is_brought_by_another(source, blob) && self.take(source, blob, Stored::Part).is_ok()
+    }
+
+    /// Whether another source than this one is bringing the blob, or has brought it.
+    pub fn is_brought_by_another(&self, source: SourceId, blob: BlobId) -> bool {
+        self.held.get(&blob).is_some_and(|held| held.source != source)
     }
 
     fn take(&mut self, source: SourceId, blob: BlobId, stored: Stored) -> Result<Verdict, Refused> {

@@ -79,7 +79,8 @@ impl FileServer for Service {
             _ => String::new(),
         };
         let blobs = records.iter().map(read::info).collect();
-        Ok(Response::new(pb::ListBlobsResponse { blobs, next_page_token }))
+        let incomplete = self.node.doubt.concerns(GroupId(request.group));
+        Ok(Response::new(pb::ListBlobsResponse { blobs, next_page_token, incomplete }))
     }
 
     async fn verify_blobs(

@@ -47,9 +47,11 @@ pub enum IfHeld {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// The Directory has taken the service into its cluster. Nothing else is accepted before.
+    /// The Directory has taken the service into its cluster. Nothing else is accepted before. `newest`: the newest token
+    /// that the Directory has seen.
     Join {
         membership: Membership,
+        newest: FencingToken,
     },
     OpenSession {
         session: SessionId,

@@ -22,7 +22,7 @@ use super::{
     handle::{Handle, Progress, Wait},
     tables::Store,
 };
-use crate::types::{ClusterId, LockMode, Path, SessionId};
+use crate::types::{ClusterId, FencingToken, LockMode, Path, SessionId};
 
 #[derive(Clone, Debug, Default)]
 struct Switches {
@@ -77,7 +77,7 @@ async fn a_running_driver() -> Running {
     let (driver, handle) = Driver::new(state, store, Arc::new(nowhere));
     let shutdown = CancellationToken::new();
     let task = tokio::spawn(driver.run(shutdown.clone()));
-    handle.join(Membership { cluster: ClusterId::random(), key: [1; 32] }).await.unwrap();
+    handle.join(Membership { cluster: ClusterId::random(), key: [1; 32] }, FencingToken(0)).await.unwrap();
     Running { handle, switches, shutdown, task }
 }
 

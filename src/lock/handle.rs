@@ -147,15 +147,20 @@ impl Handle {
         self.published.cluster.get().copied()
     }
 
-    pub async fn join(&self, membership: Membership) -> Result<(), Error> {
-        self.propose(Command::Join { membership }).await.map(|_| ())
+    /// `newest`: the newest token that the Directory has seen.
+    pub async fn join(&self, membership: Membership, newest: FencingToken) -> Result<(), Error> {
+        self.propose(Command::Join { membership, newest }).await.map(|_| ())
     }
 
     /// The lease's length in ms.
     pub async fn open_session(&self, session: SessionId, ttl_ms: u64, client: String) -> Result<u64, Error> {
         match self.propose(Command::OpenSession { session, ttl_ms, client }).await? {
             Outcome::Opened { ttl_ms } => Ok(ttl_ms),
-            other => unreachable!("a session that opens is not {other:?}"),
+            Outcome::Done
+            | Outcome::Granted { .. }
+            | Outcome::Queued { .. }
+            | Outcome::GaveUp(_)
+            | Outcome::Broken { .. } => Err(Error::SessionNotFound { session }),
         }
     }
 

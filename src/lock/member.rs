@@ -27,7 +27,7 @@ use crate::{
     pb::{self, cluster_client::ClusterClient},
     serve::Readiness,
     status::{Failure, Reason},
-    types::ServerId,
+    types::{FencingToken, ServerId},
 };
 
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
@@ -51,6 +51,8 @@ pub(super) struct Member {
 /// What a registration settles.
 struct Admission {
     membership: Membership,
+    /// The newest token that the Directory has seen.
+    newest: FencingToken,
     beat: Duration,
 }
 
@@ -63,7 +65,7 @@ impl Member {
                 () = shutdown.cancelled() => return Ok(()),
                 admission = self.register() => match admission {
                     Err(failure) => failure,
-                    Ok(admission) => match self.join(admission.membership).await? {
+                    Ok(admission) => match self.join(&admission).await? {
                         Some(failure) => failure,
                         None => {
                             failures = 0;
@@ -109,15 +111,16 @@ impl Member {
         let key = key.map_err(|_| Failure::bad_argument("lock_key", "the Directory sent no key of 32 bytes"))?;
         let membership = Membership { cluster: convert::cluster_id("cluster_id", &header.cluster_id)?, key };
         let beat = Duration::from_millis(response.heartbeat_interval_ms).clamp(BEAT_MIN, BEAT_MAX);
-        Ok(Admission { membership, beat })
+        Ok(Admission { membership, newest: FencingToken(response.newest_fencing_token), beat })
     }
 
     /// Stores what the Directory said, and is ready; or says why not yet. A contradiction to what is stored ends the service:
     /// its sessions and tokens mean nothing to another cluster.
-    async fn join(&mut self, membership: Membership) -> anyhow::Result<Option<Failure>> {
+    async fn join(&mut self, admission: &Admission) -> anyhow::Result<Option<Failure>> {
+        let Admission { membership, newest, .. } = *admission;
         // Once in a life, and nobody waits for it: the sync may block this thread.
         self.folder.set_cluster_id(membership.cluster).context("join the Directory's cluster")?;
-        match self.handle.join(membership).await {
+        match self.handle.join(membership, newest).await {
             Ok(()) => {}
             Err(Error::OtherCluster) => anyhow::bail!("the Directory's lock key is not the one in the data folder"),
             Err(error) => return Ok(Some(error.into())),

@@ -325,7 +325,7 @@ mod tests {
         assert_eq!(state, State::default());
         let membership = Membership { cluster: ClusterId::random(), key: [9; LOCK_KEY_LENGTH] };
         for command in [
-            Command::Join { membership },
+            Command::Join { membership, newest: FencingToken(0) },
             open(1),
             open(2),
             open(3),

@@ -226,6 +226,23 @@ fn a_server_that_comes_later_is_taken_into_groups_that_are_short() {
     assert!(groups(&world).iter().all(|group| group.members == all), "they are whole");
 }
 
+#[test]
+fn there_is_one_lock_service_and_one_that_is_down_gives_way() {
+    let mut world = World::new();
+    let a_lock = |id: &str| Command::RegisterServer {
+        registration: Registration { kind: ServerKind::Lock, ..a_registration(id, 9) },
+    };
+    world.expect(a_lock("lock-1"));
+    world.expect(a_lock("lock-1"));
+    let taken = |id| Err(Rejected::LockServiceTaken { server: server(id) });
+    assert_eq!(world.try_apply(a_lock("lock-2")), taken("lock-1"));
+    mark_down(&mut world, "lock-1");
+    world.expect(a_lock("lock-2"));
+    let late = world.try_apply(Command::MarkUp { server: server("lock-1") });
+    assert_eq!(late, Err(Rejected::ServerNotFound { server: server("lock-1") }));
+    assert_eq!(world.try_apply(a_lock("lock-1")), taken("lock-2"));
+}
+
 fn lead(world: &World) -> Vec<usize> {
     let led = |id: &str| groups(world).iter().filter(|group| group.is_primary(&server(id))).count();
     ["a", "b", "c"].map(led).to_vec()

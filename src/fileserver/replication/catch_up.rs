@@ -1,8 +1,9 @@
 //! A member that is not in sync brings itself level with the primary, group by group, and is taken in again.
 //!
 //! First everything that the primary lists and this server lacks is fetched, with nobody waiting. Then it claims its place
-//! ([`super::join`] is the other end): from `prepared` on the group's commits wait for this server, the little that came
-//! meanwhile is fetched, and `level` is said.
+//! ([`super::join`] is the other end): from `prepared` on the group's commits wait for this server's copies too. It lists once
+//! more, fetches the little that came meanwhile, and says `level`. However busy the group is, that comes to an end: what is
+//! written after `prepared` comes here by itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,7 +29,7 @@ use crate::{
     },
     serve,
     status::Failure,
-    types::{Epoch, GroupId, ServerId},
+    types::{BlobId, Epoch, GroupId, ServerId},
 };
 
 /// Groups that are brought level at a time.
@@ -43,6 +44,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// While the primary itself is still sending what is missing.
 const ARRIVAL_INTERVAL: Duration = Duration::from_millis(20);
 const LEVEL_TIMEOUT: Duration = Duration::from_secs(30);
+/// When no more than this came during a round of fetching, the member claims its place: the rest takes a moment.
+const LITTLE_BLOBS: usize = 5000;
+const LITTLE_BYTES: u64 = 64 << 20;
+/// Before it gives up for now.
+const ROUNDS_MAX: usize = 64;
 
 /// Looks for groups in which this server is out of sync, until the shutdown.
 pub async fn run(node: Arc<Node>) {
@@ -92,7 +98,18 @@ async fn bring_level(node: &Arc<Node>, group: GroupId, epoch: Epoch, primary: &S
     let mut fetcher = Fetcher::new(node.clone());
 
     // Until little is missing: what comes while it is fetched is fetched in the next round.
-    while fetch_missing(node, &mut client, &mut fetcher, group).await? > FETCH_BATCH {}
+    let mut rounds = 0;
+    loop {
+        let pass = fetch_missing(node, &mut client, &mut fetcher, group).await?;
+        if pass.missing_count <= LITTLE_BLOBS && pass.missing_bytes <= LITTLE_BYTES {
+            break;
+        }
+        rounds += 1;
+        if rounds >= ROUNDS_MAX {
+            tracing::warn!(%group, bytes = pass.missing_bytes, "the group is written to faster than it can be fetched");
+            return Err(Error::NotReady);
+        }
+    }
 
     let (requests, outgoing) = mpsc::channel(2);
     let start = pb::JoinStart { group: group.0, epoch: epoch.0, server_id: node.me.to_string() };
@@ -101,17 +118,35 @@ async fn bring_level(node: &Arc<Node>, group: GroupId, epoch: Epoch, primary: &S
     let mut answers = opened.map_err(|_| Error::Idle(ANSWER_TIMEOUT))??.into_inner();
     let Answer::Prepared(_) = answer(&mut answers).await? else { return Err(Error::NotReady) };
 
-    let deadline = Instant::now() + LEVEL_TIMEOUT;
-    while fetch_missing(node, &mut client, &mut fetcher, group).await? > 0 {
-        if Instant::now() > deadline {
-            return Err(Error::Idle(LEVEL_TIMEOUT));
-        }
-        tokio::time::sleep(ARRIVAL_INTERVAL).await;
-    }
+    let became_level = tokio::time::timeout(LEVEL_TIMEOUT, become_level(node, &mut client, &mut fetcher, group)).await;
+    became_level.map_err(|_| Error::Idle(LEVEL_TIMEOUT))??;
     tell(&requests, Request::Level(true)).await?;
     let Answer::JoinedEpoch(joined) = answer(&mut answers).await? else { return Err(Error::NotReady) };
     tracing::debug!(%group, epoch = joined, %primary, "in sync again");
     node.refresh_map().await
+}
+
+/// What the primary lists now is to be whole here. One listing is enough: whatever becomes whole at the primary after it said
+/// `prepared` is not committed before this server has it too.
+async fn become_level(
+    node: &Node,
+    client: &mut FileServerClient<Channel>,
+    fetcher: &mut Fetcher,
+    group: GroupId,
+) -> Result<(), Error> {
+    let mut pass = fetch_missing(node, client, fetcher, group).await?;
+    loop {
+        if let Some(failure) = pass.refused {
+            return Err(Error::Refused(failure));
+        }
+        let arriving = std::mem::take(&mut pass.arriving);
+        let left: Vec<BlobId> = arriving.into_iter().filter(|blob| !is_whole(node, *blob)).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        tokio::time::sleep(ARRIVAL_INTERVAL).await;
+        fetch_all(node, client, fetcher, left, &mut pass).await?;
+    }
 }
 
 async fn tell(requests: &mpsc::Sender<pb::JoinGroupRequest>, message: Request) -> Result<(), Error> {
@@ -124,39 +159,74 @@ async fn answer(answers: &mut Streaming<pb::JoinGroupResponse>) -> Result<Answer
     answer.and_then(|answer| answer.message).ok_or(Error::EndedEarly)
 }
 
-/// Fetches what the peer has whole and this server has not. Answers how many blobs were missing.
+/// What one listing of a peer came to.
+#[derive(Debug, Default)]
+pub struct Pass {
+    /// Listed, and not whole here at the time.
+    pub missing_count: usize,
+    pub missing_bytes: u64,
+    /// Not fetched, because the primary is sending them.
+    arriving: Vec<BlobId>,
+    /// The first that the peer has and could not give.
+    pub refused: Option<Failure>,
+    /// The peer may lack blobs itself.
+    pub incomplete: bool,
+}
+
+/// Lists once, and fetches what the peer has whole and this server has not.
 pub async fn fetch_missing(
     node: &Node,
     client: &mut FileServerClient<Channel>,
     fetcher: &mut Fetcher,
     group: GroupId,
-) -> Result<usize, Error> {
-    let mut missing_count = 0;
+) -> Result<Pass, Error> {
+    let mut pass = Pass::default();
     let mut page_token = String::new();
     loop {
         let request = pb::ListBlobsRequest { group: group.0, page_size: LIST_PAGE, page_token, sealed_only: true };
         let page = tokio::time::timeout(ANSWER_TIMEOUT, client.list_blobs(request)).await;
         let page = page.map_err(|_| Error::Idle(ANSWER_TIMEOUT))??.into_inner();
+        pass.incomplete |= page.incomplete;
         let mut missing = Vec::new();
         for info in &page.blobs {
-            if !has(node, info).map_err(Error::Refused)? {
-                missing.push(info.blob.clone());
+            let blob = convert::blob_id("blobs.blob", &info.blob).map_err(Error::Refused)?;
+            if !is_whole(node, blob) {
+                missing.push(blob);
+                pass.missing_bytes += info.length;
             }
         }
-        missing_count += missing.len();
-        for batch in missing.chunks(FETCH_BATCH) {
-            fetcher.fetch(client, batch.to_vec()).await?;
-        }
+        pass.missing_count += missing.len();
+        fetch_all(node, client, fetcher, missing, &mut pass).await?;
         if page.next_page_token.is_empty() {
-            return Ok(missing_count);
+            return Ok(pass);
         }
         page_token = page.next_page_token;
     }
 }
 
-/// Whether the blob is whole here, so that a damaged one is fetched again. What the peer knows about its version is not
-/// taken over: see [`super::fetch`].
-fn has(node: &Node, info: &pb::BlobInfo) -> Result<bool, Failure> {
-    let blob = convert::blob_id("blobs.blob", &info.blob)?;
-    Ok(node.store.blob(blob).is_some_and(|record| record.sealed && !record.damaged))
+/// Fetches what nobody is bringing already. What is gone at the peer is not missing any more.
+async fn fetch_all(
+    node: &Node,
+    client: &mut FileServerClient<Channel>,
+    fetcher: &mut Fetcher,
+    blobs: Vec<BlobId>,
+    pass: &mut Pass,
+) -> Result<(), Error> {
+    let (coming, wanted): (Vec<BlobId>, Vec<BlobId>) = blobs.into_iter().partition(|blob| fetcher.is_coming(*blob));
+    pass.arriving.extend(coming);
+    for batch in wanted.chunks(FETCH_BATCH) {
+        let unfetched = fetcher.fetch(client, batch).await?;
+        let refused: BTreeSet<BlobId> = unfetched.refused.iter().map(|(blob, _)| *blob).collect();
+        let settled = |blob: &BlobId| unfetched.gone.contains(blob) || refused.contains(blob) || is_whole(node, *blob);
+        pass.arriving.extend(batch.iter().filter(|blob| !settled(blob)));
+        let first = unfetched.refused.into_iter().next().map(|(_, failure)| failure);
+        pass.refused = pass.refused.take().or(first);
+    }
+    Ok(())
+}
+
+/// Whether the blob is whole here; a damaged one is fetched again. What the peer knows about its version is not taken over:
+/// see [`super::fetch`].
+fn is_whole(node: &Node, blob: BlobId) -> bool {
+    node.store.blob(blob).is_some_and(|record| record.sealed && !record.damaged)
 }

@@ -3,7 +3,7 @@
 //! They stay staged, whatever the peer knows about them: the peer may have garbage that it was not told to delete yet, and
 //! that this server has deleted and said so. Nobody would ever tell it again; settling asks the Directory, and learns it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tonic::transport::Channel;
 
@@ -24,6 +24,15 @@ pub struct Fetcher {
     source: SourceId,
 }
 
+/// The blobs that a peer was asked for and did not give.
+#[derive(Debug, Default)]
+pub struct Unfetched {
+    /// Deleted since they were listed.
+    pub gone: BTreeSet<BlobId>,
+    /// The peer's copy cannot be read, for example.
+    pub refused: Vec<(BlobId, Failure)>,
+}
+
 /// A blob that is coming in.
 struct Incoming {
     blob: BlobId,
@@ -42,14 +51,25 @@ impl Fetcher {
         Self { node, source }
     }
 
+    /// Whether a primary is sending the blob here: it would not be taken from elsewhere.
+    pub fn is_coming(&self, blob: BlobId) -> bool {
+        locked(&self.node.replica).is_brought_by_another(self.source, blob)
+    }
+
     /// Fetches the blobs that the peer still has and that no primary is sending here just now.
-    pub async fn fetch(&mut self, client: &mut FileServerClient<Channel>, blobs: Vec<String>) -> Result<(), Error> {
+    pub async fn fetch(
+        &mut self,
+        client: &mut FileServerClient<Channel>,
+        blobs: &[BlobId],
+    ) -> Result<Unfetched, Error> {
+        let blobs = blobs.iter().map(BlobId::to_string).collect();
         let opened = tokio::time::timeout(PART_TIMEOUT, client.fetch_blobs(pb::FetchBlobsRequest { blobs })).await;
         let mut parts = opened.map_err(|_| Error::Idle(PART_TIMEOUT))??.into_inner();
         let mut incoming: Option<Incoming> = None;
+        let mut unfetched = Unfetched::default();
         loop {
             let message = tokio::time::timeout(PART_TIMEOUT, parts.message()).await;
-            let Some(message) = message.map_err(|_| Error::Idle(PART_TIMEOUT))?? else { return Ok(()) };
+            let Some(message) = message.map_err(|_| Error::Idle(PART_TIMEOUT))?? else { return Ok(unfetched) };
             let blob = convert::blob_id("blob", &message.blob).map_err(Error::Refused)?;
             match message.part {
                 None => {}
@@ -68,9 +88,10 @@ impl Fetcher {
                 Some(Part::Error(error)) => {
                     incoming = None;
                     let failure = Failure::from(error);
-                    // It was deleted since it was listed.
-                    if failure.reason != Reason::VersionNotFound {
-                        return Err(Error::Refused(failure));
+                    if failure.reason == Reason::VersionNotFound {
+                        unfetched.gone.insert(blob);
+                    } else {
+                        unfetched.refused.push((blob, failure));
                     }
                 }
             }

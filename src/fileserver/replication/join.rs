@@ -6,6 +6,8 @@
 //! everything listed before it says that it is level. And once the Directory has been asked to count the member in, every
 //! commit at that epoch waits for it until the Directory has answered, however long that takes: an answer that was lost, or
 //! is late, may be a yes.
+//!
+//! A primary that may lack blobs itself, because its log was damaged, takes nobody in before it has compared.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +29,7 @@ use crate::{
 
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// While a member joins, writes wait for it: it has listed and fetched nearly everything before.
-const LEVEL_TIMEOUT: Duration = Duration::from_secs(60);
+const LEVEL_TIMEOUT: Duration = Duration::from_secs(40);
 /// Between two attempts to reach the Directory about a member that is level.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -78,6 +80,9 @@ async fn run(node: &Node, mut requests: Streaming<pb::JoinGroupRequest>, answers
     }
     if !configuration.members.contains(&member) || configuration.in_sync.contains(&member) {
         return Err(Failure::bad_argument("start.server_id", "is not a member that is out of sync"));
+    }
+    if node.doubt.concerns(group) {
+        return Err(Failure::new(Reason::Unavailable, "this server must compare its own blobs first"));
     }
     // Waiting for a member that no stream reaches would stop every write of the group.
     if node.peers.connection(&member, crate::types::WriteId::from_bytes([0; 16])).is_none() {

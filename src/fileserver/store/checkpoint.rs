@@ -17,7 +17,9 @@ use std::{
 use prost::Message;
 
 use super::{
+    disk::Disk,
     index::{ChunkAt, Index, LogPosition, Open, Published, RecordAt, Sealed, SegmentUse},
+    record::{Body, HEADER_LENGTH, Header},
     segment::{RECORDS_START, Segment},
     shared::Shared,
     types::DamagedRegion,
@@ -91,7 +93,7 @@ fn head(index: &Index) -> CheckpointHead {
         tombstone_bytes: it.tombstones,
         damaged: it.damaged,
     });
-    let regions = index.regions.iter();
+    let regions = index.losses.iter();
     CheckpointHead {
         segment,
         position,
@@ -162,7 +164,7 @@ fn place(at: RecordAt) -> RecordPlace {
 /// The index of the checkpoint in `dir`, if there is one that fits the segments `numbers` that are there.
 ///
 /// Whatever is wrong with it costs no more than the time of a replay.
-pub fn load(dir: &Path, numbers: &[u32]) -> Option<Index> {
+pub fn load(dir: &Path, disk: &dyn Disk, numbers: &[u32]) -> Option<Index> {
     let file = match File::open(path(dir)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -171,7 +173,7 @@ pub fn load(dir: &Path, numbers: &[u32]) -> Option<Index> {
             return None;
         }
     };
-    match read(dir, numbers, file) {
+    match read(dir, disk, numbers, file) {
         Ok(index) => Some(index),
         Err(error) => {
             tracing::warn!(%error, "the checkpoint does not fit: the whole log is replayed");
@@ -180,7 +182,7 @@ pub fn load(dir: &Path, numbers: &[u32]) -> Option<Index> {
     }
 }
 
-fn read(dir: &Path, numbers: &[u32], file: File) -> io::Result<Index> {
+fn read(dir: &Path, disk: &dyn Disk, numbers: &[u32], file: File) -> io::Result<Index> {
     let mut file = BufReader::new(file);
     let mut magic = MAGIC;
     file.read_exact(&mut magic)?;
@@ -189,14 +191,14 @@ fn read(dir: &Path, numbers: &[u32], file: File) -> io::Result<Index> {
     }
     let Frame::Head(head) = take(&mut file)? else { return Err(bad("no head")) };
     let mut index = Index::default();
-    adopt_segments(&mut index, &head, dir, numbers)?;
+    adopt_segments(&mut index, &head, dir, disk, numbers)?;
     let mut blob_count = 0;
     loop {
         match take(&mut file)? {
             Frame::Page(page) => {
                 blob_count += page.blobs.len() as u64;
                 for blob in page.blobs {
-                    adopt(&mut index, &blob).ok_or_else(|| bad("a blob that cannot be"))?;
+                    adopt(&mut index, disk, &blob).ok_or_else(|| bad("a blob that cannot be"))?;
                 }
             }
             Frame::End(end) if end.blob_count == blob_count => return Ok(index),
@@ -227,7 +229,13 @@ fn take(file: &mut impl Read) -> io::Result<Frame> {
 }
 
 /// The segments that the checkpoint speaks of must be the very files that are there.
-fn adopt_segments(index: &mut Index, head: &CheckpointHead, dir: &Path, numbers: &[u32]) -> io::Result<()> {
+fn adopt_segments(
+    index: &mut Index,
+    head: &CheckpointHead,
+    dir: &Path,
+    disk: &dyn Disk,
+    numbers: &[u32],
+) -> io::Result<()> {
     let meant: BTreeMap<u32, &CheckpointSegment> = head.segments.iter().map(|it| (it.number, it)).collect();
     let is_empty = u64::from(head.position) <= RECORDS_START;
     let should_know = |number: u32| number < head.segment || (number == head.segment && !is_empty);
@@ -235,7 +243,7 @@ fn adopt_segments(index: &mut Index, head: &CheckpointHead, dir: &Path, numbers:
         return Err(bad("it does not know a segment that is there"));
     }
     for (&number, it) in &meant {
-        let segment = Segment::open(dir, number)?.filter(|segment| segment.label.salt == it.salt);
+        let segment = Segment::open(disk, dir, number)?.filter(|segment| segment.label.salt == it.salt);
         let segment = segment.ok_or_else(|| bad("it speaks of a segment that is no longer there"))?;
         if fs::metadata(&segment.path)?.len() < it.end {
             return Err(bad("it speaks of records that are no longer there"));
@@ -245,15 +253,15 @@ fn adopt_segments(index: &mut Index, head: &CheckpointHead, dir: &Path, numbers:
             (segment.tombstones, segment.damaged) = (it.tombstone_bytes, it.damaged);
         }
     }
-    let regions = head.damaged_regions.iter();
-    index.regions =
-        regions.map(|region| DamagedRegion { segment: region.segment, from: region.from, to: region.to }).collect();
+    for region in &head.damaged_regions {
+        index.losses.note(DamagedRegion { segment: region.segment, from: region.from, to: region.to });
+    }
     let at = RecordAt { segment: head.segment, position: head.position };
     index.synced = LogPosition { at, batch: head.batch };
     Ok(())
 }
 
-fn adopt(index: &mut Index, it: &CheckpointBlob) -> Option<()> {
+fn adopt(index: &mut Index, disk: &dyn Disk, it: &CheckpointBlob) -> Option<()> {
     let blob = BlobId::from_bytes(it.blob.as_ref().try_into().ok()?);
     let write_id = WriteId::from_bytes(it.write_id.as_ref().try_into().ok()?);
     let group = GroupId(it.group);
@@ -268,9 +276,7 @@ fn adopt(index: &mut Index, it: &CheckpointBlob) -> Option<()> {
         length,
     });
     let Some(seal) = &it.seal else {
-        index.begin(blob, Open::new(0, group, write_id));
-        chunks.for_each(|chunk| index.add_chunk(blob, chunk));
-        return Some(());
+        return adopt_open(index, disk, blob, Open::new(0, group, write_id), chunks);
     };
     let place = |place: &RecordPlace| RecordAt { segment: place.segment, position: place.position };
     let published = match &it.publication {
@@ -293,4 +299,36 @@ fn adopt(index: &mut Index, it: &CheckpointBlob) -> Option<()> {
     };
     index.restore(blob, sealed, damaged.iter().map(|&[offset, length]| (offset, length)), Instant::now());
     Some(())
+}
+
+/// An open blob goes on where its chunks end. How far that is, and their checksum, is what their records say: a checkpoint
+/// that contradicts the log does not fit.
+fn adopt_open(
+    index: &mut Index,
+    disk: &dyn Disk,
+    blob: BlobId,
+    mut open: Open,
+    chunks: impl Iterator<Item = ChunkAt>,
+) -> Option<()> {
+    let chunks: Vec<ChunkAt> = chunks.collect();
+    for chunk in &chunks {
+        let Header { blob: of, body: Body::Chunk { offset, length, checksum }, .. } = header(index, disk, chunk.at)?
+        else {
+            return None;
+        };
+        if (of, offset, length.get()) != (blob, chunk.offset, chunk.length) {
+            return None;
+        }
+        open.accept(length.get(), checksum);
+    }
+    index.begin(blob, open);
+    chunks.into_iter().for_each(|chunk| index.add_chunk(blob, chunk));
+    Some(())
+}
+
+fn header(index: &Index, disk: &dyn Disk, at: RecordAt) -> Option<Header> {
+    let segment = &index.segments.get(&at.segment)?.segment;
+    let mut bytes = [0; HEADER_LENGTH];
+    let read = disk.read(&segment.file, at.position.into(), &mut bytes).ok()?;
+    (read == HEADER_LENGTH).then(|| Header::decode(&bytes, segment.label.salt, at.position.into())).flatten()
 }

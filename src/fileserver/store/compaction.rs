@@ -10,10 +10,11 @@
 //! rewritten after the deletion, because a rewritten segment holds nothing of blobs deleted before.
 //!
 //! Everything is verified as it is copied. A damaged chunk is copied as it is, with the checksum it does not match: it
-//! stays damaged, stays known, and is not served. Segments with bytes that are no record are left alone.
+//! stays damaged, stays known, and is not served. A segment with bytes that are no record is left alone until it is known what
+//! was lost in it and all that is still needed has been fetched anew; then it is rewritten without them.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     io::{self, IoSlice},
     sync::Arc,
 };
@@ -21,8 +22,9 @@ use std::{
 use super::{
     index::{ChunkAt, Index, RecordAt, SegmentUse},
     read,
+    reader::{Found, Payloads, Reader},
     record::{Body, HEADER_LENGTH, Header},
-    segment::{Found, Payloads, RECORDS_START, Reader, Segment, Unfinished},
+    segment::{RECORDS_START, Segment, Unfinished},
     shared::Shared,
 };
 use crate::{durable, types::BlobId};
@@ -33,15 +35,23 @@ const PIECE_BYTES: usize = 1 << 20;
 /// Segments next to each other in the log that are worth rewriting as one, the first of them first.
 ///
 /// The last segment, which is being written, is never among them.
-pub fn choose(index: &Index, segment_bytes: u64, disk_is_full: bool) -> Option<Vec<u32>> {
+/// Nor are those whose turn came already and in vain: `given_up`.
+pub fn choose(index: &Index, segment_bytes: u64, disk_is_full: bool, given_up: &BTreeSet<u32>) -> Option<Vec<u32>> {
     let last = *index.segments.keys().next_back()?;
     let closed: Vec<&SegmentUse> = index.segments.range(..last).map(|(_, segment)| segment).collect();
     let mut rewritten_at = 0;
     for (at, segment) in closed.iter().enumerate() {
         let cleaner_before = rewritten_at > segment.segment.label.rewritten_at;
         rewritten_at = rewritten_at.max(segment.segment.label.rewritten_at);
-        if segment.damaged {
+        let number = segment.segment.number();
+        if given_up.contains(&number) {
             continue;
+        }
+        if segment.damaged {
+            match index.is_repaired(number) {
+                true => return Some(vec![number]),
+                false => continue,
+            }
         }
         let worth = is_mostly_dead(segment, disk_is_full) || (cleaner_before && is_mostly_tombstones(segment));
         let run = run_from(closed.get(at..)?, segment_bytes);
@@ -91,7 +101,7 @@ fn is_small(segment: &SegmentUse, segment_bytes: u64) -> bool {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     Done,
-    /// The store is closing, the disk has no room for the copy, or the segments cannot be read whole.
+    /// The store is closing, the disk has no room for the copy, or there is damage that was not known yet.
     GivenUp,
 }
 
@@ -179,15 +189,18 @@ impl Rewrite {
 
     fn copy_all(&mut self, shared: &Shared) -> io::Result<Outcome> {
         for source in self.sources.clone() {
-            let mut reader = Reader::new(&source, RECORDS_START, Payloads::Verify)?;
-            while let Some(found) = reader.next()? {
-                let Found::Record { position, header, intact } = found else {
-                    shared.note_gap(&source, &found);
-                    return Ok(Outcome::GivenUp);
-                };
+            let mut reader = Reader::new(&*shared.disk, &source, RECORDS_START, Payloads::Verify)?;
+            while let Some(found) = reader.next() {
                 if shared.is_stopping() {
                     return Ok(Outcome::GivenUp);
                 }
+                let Found::Record { position, header, intact } = found else {
+                    shared.note_gap(&source, &found);
+                    match shared.index().is_repaired(source.number()) {
+                        true => continue,
+                        false => return Ok(Outcome::GivenUp),
+                    }
+                };
                 let at = RecordAt { segment: source.number(), position: position as u32 };
                 if !self.is_needed(shared, at, &header) {
                     continue;
@@ -195,10 +208,8 @@ impl Rewrite {
                 if let (Body::Chunk { offset, length, .. }, false) = (header.body, intact) {
                     read::note_damage(shared, header.blob, ChunkAt { at, offset, length: length.get() }, &source);
                 }
-                let payload = reader.payload(position, &header)?;
-                if payload.len() < header.payload_length() as usize {
-                    return Ok(Outcome::GivenUp);
-                }
+                // One that the file ends in is filled up with zeros, and stays as damaged as it is.
+                let payload = reader.payload(position, &header);
                 self.copy(shared, at, &header, payload)?;
             }
         }
@@ -264,6 +275,7 @@ impl Rewrite {
         let before: u64 = self.sources.iter().filter_map(|it| index.segments.get(&it.number())).map(|it| it.end).sum();
         for source in &self.sources {
             index.segments.remove(&source.number());
+            index.losses.forget(source.number());
         }
         let live = self.blobs.iter().map(|&blob| index.relocate(blob, &self.moves)).sum();
         let (number, freed) = (segment.number(), before.saturating_sub(self.position));

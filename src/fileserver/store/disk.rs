@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, IoSlice},
+    os::unix::fs::FileExt,
     path::Path,
 };
 
@@ -20,6 +21,10 @@ pub struct Space {
 pub trait Disk: Send + Sync {
     /// Writes all of `parts`, one after the other, from `position` on.
     fn write(&self, file: &File, position: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()>;
+    /// Fills as much of `bytes` as the file has from `position` on, and tells how much that is.
+    fn read(&self, file: &File, position: u64, bytes: &mut [u8]) -> io::Result<usize>;
+    /// Cuts the file off at `length`, durably with its next sync.
+    fn set_length(&self, file: &File, length: u64) -> io::Result<()>;
     fn sync(&self, file: &File) -> io::Result<()>;
     fn space(&self, dir: &Path) -> io::Result<Space>;
 }
@@ -46,6 +51,23 @@ impl Disk for LocalDisk {
             IoSlice::advance_slices(&mut parts, written);
         }
         Ok(())
+    }
+
+    fn read(&self, file: &File, position: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match file.read_at(rest, position + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
+        file.set_len(length)
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {

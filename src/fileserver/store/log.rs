@@ -57,6 +57,8 @@ pub struct Log {
     allocated: u64,
     batch: u64,
     batch_start: u64,
+    /// A write failed half-way. What it left was cut off; that is not durable before the next sync.
+    leftover: bool,
 }
 
 impl Log {
@@ -73,7 +75,7 @@ impl Log {
         let allocated = if preallocate && unfinished.preallocate(segment_bytes) { segment_bytes } else { 0 };
         let segment = Arc::new(unfinished.publish()?);
         let (position, batch_start) = (RECORDS_START, RECORDS_START);
-        Ok(Self { dir, disk, segment_bytes, segment, position, allocated, batch, batch_start })
+        Ok(Self { dir, disk, segment_bytes, segment, position, allocated, batch, batch_start, leftover: false })
     }
 
     pub fn segment(&self) -> &Arc<Segment> {
@@ -129,14 +131,25 @@ impl Log {
             let padding = padding.get(..padded).unwrap_or_default();
             parts.extend([IoSlice::new(header), IoSlice::new(&frame.payload), IoSlice::new(padding)]);
         }
-        self.disk.write(&self.segment.file, self.position, &mut parts)?;
+        if let Err(error) = self.disk.write(&self.segment.file, self.position, &mut parts) {
+            self.cut_leftover()?;
+            return Err(error);
+        }
         self.position = position;
         Ok(places)
+    }
+
+    /// What a failed write left behind the end of the log must never be taken for a part of it, nor for damage.
+    fn cut_leftover(&mut self) -> io::Result<()> {
+        self.leftover = true;
+        self.allocated = self.position;
+        self.disk.set_length(&self.segment.file, self.position)
     }
 
     /// Ends the batch: everything written is on stable storage.
     pub fn sync(&mut self) -> io::Result<LogPosition> {
         self.disk.sync(&self.segment.file)?;
+        self.leftover = false;
         let synced = self.batch;
         self.batch += 1;
         self.batch_start = self.position;
@@ -147,6 +160,11 @@ impl Log {
     /// Goes on in a new segment. Everything must have been synced: what has a later segment was never torn.
     pub fn roll(&mut self, preallocate: bool) -> io::Result<()> {
         assert!(!self.is_dirty(), "a segment is closed only when all of it is on stable storage");
+        if self.leftover {
+            // Before the next segment has its name: from then on whatever is bad in this one counts as damage.
+            self.disk.sync(&self.segment.file)?;
+            self.leftover = false;
+        }
         let number = self.segment.number().checked_add(1).ok_or(io::ErrorKind::FileTooLarge)?;
         let (dir, disk) = (self.dir.clone(), Arc::clone(&self.disk));
         let next = Self::create(dir, disk, self.segment_bytes, preallocate, (number, self.batch))?;

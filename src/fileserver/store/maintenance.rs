@@ -2,6 +2,7 @@
 //! when a restart would otherwise take long, and in between the scrub, at its own slow pace.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError},
@@ -77,18 +78,19 @@ impl Checkpoint {
     }
 }
 
-/// Compacts until there is nothing left to gain.
-fn compact(shared: &Shared) -> Outcome {
+/// Compacts until there is nothing left to gain. What one segment has against it stops none of the others.
+pub fn compact(shared: &Shared) -> Outcome {
+    let mut given_up = BTreeSet::new();
     while shared.poisoned().is_none() && !shared.is_stopping() {
-        let chosen = compaction::choose(&shared.index(), shared.options.segment_bytes, shared.is_full());
+        let chosen = compaction::choose(&shared.index(), shared.options.segment_bytes, shared.is_full(), &given_up);
         let Some(numbers) = chosen else { break };
         match compaction::run(shared, &numbers) {
             Ok(Outcome::Done) => {}
-            Ok(Outcome::GivenUp) => return Outcome::GivenUp,
+            Ok(Outcome::GivenUp) => given_up.extend(numbers.first()),
             Err(error) => {
                 shared.poison(format!("compacting segments {numbers:?} failed: {error}"));
             }
         }
     }
-    Outcome::Done
+    if given_up.is_empty() { Outcome::Done } else { Outcome::GivenUp }
 }

@@ -5,7 +5,7 @@
 //! bytes that were written, or an error. A sealed blob is *staged* until it is published, that is, known to belong to a
 //! committed version; the store forgets neither kind by itself.
 //!
-//! In reading order: [`record`] and [`segment`] are the bytes, [`log`] the end of the log, [`writer`] the one thread that
+//! In reading order: [`record`] and [`segment`] are the bytes, [`reader`] goes through them, [`log`] is the end of the log, [`writer`] the one thread that
 //! writes, [`index`] where everything is, [`recovery`] what a restart trusts and why, [`read`] what is let out,
 //! [`compaction`], [`scrub`] and [`checkpoint`] the upkeep.
 //!
@@ -42,8 +42,10 @@ mod compaction;
 mod disk;
 mod index;
 mod log;
+mod losses;
 mod maintenance;
 mod read;
+mod reader;
 mod record;
 mod recovery;
 mod scrub;
@@ -253,6 +255,18 @@ impl Store {
         self.0.shared.index().damaged()
     }
 
+    /// How many stretches of the log have ever been found lost. What was in them may be known to nobody here, until the caller
+    /// has compared every group's blobs with other members and said so by [`Self::set_compared`].
+    pub fn losses_found(&self) -> u64 {
+        self.0.shared.index().losses.found()
+    }
+
+    /// Nothing that the first `found` losses took is missing any more without being known as damaged.
+    pub fn set_compared(&self, found: u64) {
+        self.0.shared.index().losses.set_compared(found);
+        self.0.shared.wake_maintenance();
+    }
+
     pub fn status(&self) -> StoreStatus {
         let shared = &self.0.shared;
         let (space, refusal) = (shared.space(), shared.admit().err());
@@ -267,7 +281,7 @@ impl Store {
             read_only: refusal.map(|error| error.to_string()),
             torn_bytes_cut: shared.torn_bytes_cut,
             damaged_chunk_count: index.damaged_count() as u64,
-            damaged_region_count: index.regions.len() as u64,
+            damaged_region_count: index.losses.len() as u64,
             sync_count: shared.sync_count.load(Ordering::Relaxed),
         }
     }

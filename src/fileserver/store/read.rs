@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{
     index::ChunkAt,
     record::{Body, HEADER_LENGTH, Header},
-    segment::{self, Segment},
+    segment::Segment,
     shared::Shared,
     types::{StoreError, StoredChunk},
 };
@@ -18,7 +18,7 @@ use crate::types::{BlobId, crc32c};
 /// The segment's file stays open for as long as it is read, so compaction may replace it meanwhile.
 pub fn chunk(shared: &Shared, blob: BlobId, offset: u64) -> Result<StoredChunk, StoreError> {
     let (chunk, segment) = shared.index().chunk(blob, offset)?;
-    match verified(&segment, blob, chunk) {
+    match verified(shared, &segment, blob, chunk) {
         Some(data) => Ok(data),
         None => {
             note_damage(shared, blob, chunk, &segment);
@@ -36,10 +36,10 @@ pub fn note_damage(shared: &Shared, blob: BlobId, chunk: ChunkAt, segment: &Arc<
 }
 
 /// The chunk, if all of it can be read and is undamaged. A sector that cannot be read is as lost as one that was changed.
-pub fn verified(segment: &Segment, blob: BlobId, chunk: ChunkAt) -> Option<StoredChunk> {
+fn verified(shared: &Shared, segment: &Segment, blob: BlobId, chunk: ChunkAt) -> Option<StoredChunk> {
     let position = u64::from(chunk.at.position);
     let mut bytes = vec![0; HEADER_LENGTH + chunk.length as usize];
-    let read = match segment::read_at(&segment.file, &mut bytes, position) {
+    let read = match shared.disk.read(&segment.file, position, &mut bytes) {
         Ok(read) => read,
         Err(error) => {
             tracing::error!(%error, path = %segment.path.display(), position, "cannot read");

@@ -27,8 +27,9 @@ use super::{
     checkpoint,
     disk::Disk,
     index::{ChunkAt, Index, Open, Published, RecordAt, Sealed},
-    record::{Body, Header},
-    segment::{self, Found, Payloads, RECORDS_START, Reader, Segment},
+    reader::{Found, Payloads, Reader},
+    record::{Body, HEADER_LENGTH, Header},
+    segment::{self, RECORDS_START, Segment},
     types::{DamagedRegion, Recovered, StoreError, StoreOptions},
 };
 use crate::{durable, types::BlobId};
@@ -51,7 +52,7 @@ pub fn recover(options: &StoreOptions, disk: &dyn Disk) -> Result<Replayed, Stor
     for path in unfinished {
         durable::remove_file(&path).map_err(|error| io_error(&path, error))?;
     }
-    let mut replay = match checkpoint::load(dir, &numbers) {
+    let mut replay = match checkpoint::load(dir, disk, &numbers) {
         Some(index) => Replay::after(index),
         None => Replay { next_segment: 1, ..Replay::default() },
     };
@@ -98,7 +99,7 @@ impl Replay {
         let known = self.index.segments.get(&number).map(|known| Arc::clone(&known.segment));
         let opened = match known.clone() {
             Some(segment) => Some(segment),
-            None => Segment::open(&options.dir, number)?.map(Arc::new),
+            None => Segment::open(disk, &options.dir, number)?.map(Arc::new),
         };
         let Some(segment) = opened else {
             let to = std::fs::metadata(&path)?.len();
@@ -122,7 +123,7 @@ impl Replay {
         if may_be_torn {
             self.cut_torn_end(&segment, from, disk)?;
         }
-        self.replay(&segment, from, if may_be_torn { Payloads::Verify } else { Payloads::Skip })?;
+        self.replay(disk, &segment, from, if may_be_torn { Payloads::Verify } else { Payloads::Skip })?;
         if may_be_torn && self.index.segments.get(&number).is_some_and(|it| it.end == RECORDS_START) {
             // Nothing in it: the next segment takes its place.
             self.index.segments.remove(&number);
@@ -133,20 +134,22 @@ impl Replay {
 
     /// Cuts off what was written after the last sync and is not whole, and makes what stays durable.
     fn cut_torn_end(&mut self, segment: &Segment, from: u64, disk: &dyn Disk) -> io::Result<()> {
-        let mut reader = Reader::new(segment, from, Payloads::Verify)?;
+        let mut reader = Reader::new(disk, segment, from, Payloads::Verify)?;
         // Where the last batch begins that has left a good header, and the bad stretches.
         let (mut last_batch, mut synced_to) = (0, from);
         let mut bad = Vec::new();
-        while let Some(found) = reader.next()? {
+        while let Some(found) = reader.next() {
             match found {
                 Found::Record { position, header, intact } => {
                     if header.batch > last_batch {
                         (last_batch, synced_to) = (header.batch, u64::from(header.batch_start));
                     }
-                    if !intact {
+                    if !intact && !reader.is_unreadable(position..position + header.record_length()) {
                         bad.push((position, position + header.record_length()));
                     }
                 }
+                // What a tear leaves can be read.
+                Found::Gap { from, .. } if reader.is_unreadable(from..from + HEADER_LENGTH as u64) => {}
                 Found::Gap { from, to } => bad.push((from, to)),
             }
         }
@@ -157,15 +160,15 @@ impl Replay {
             tracing::warn!(path = %segment.path.display(), from = torn, bytes = whole - torn, "cut a torn end off");
         }
         self.last_batch = self.last_batch.max(last_batch);
-        segment.file.set_len(torn.unwrap_or(whole))?;
+        disk.set_length(&segment.file, torn.unwrap_or(whole))?;
         // What a process that was killed had written but not synced is still readable: now it is durable as well.
         disk.sync(&segment.file)
     }
 
-    fn replay(&mut self, segment: &Arc<Segment>, from: u64, payloads: Payloads) -> io::Result<()> {
-        let mut reader = Reader::new(segment, from, payloads)?;
+    fn replay(&mut self, disk: &dyn Disk, segment: &Arc<Segment>, from: u64, payloads: Payloads) -> io::Result<()> {
+        let mut reader = Reader::new(disk, segment, from, payloads)?;
         let number = segment.number();
-        while let Some(found) = reader.next()? {
+        for found in reader.by_ref() {
             match found {
                 Found::Record { position, header, intact } => {
                     let at = RecordAt { segment: number, position: position as u32 };
@@ -237,16 +240,10 @@ impl Replay {
     }
 
     fn report(&mut self, region: DamagedRegion) {
-        if self.index.regions.contains(&region) {
-            return;
+        let (segment, from, to) = (region.segment, region.from, region.to);
+        if self.index.losses.note(region) {
+            tracing::error!(segment, from, to, "bytes of the log that had been acknowledged cannot be read");
         }
-        tracing::error!(
-            segment = region.segment,
-            from = region.from,
-            to = region.to,
-            "bytes of the log that had been acknowledged cannot be read: compare this server's blobs with its peers'"
-        );
-        self.index.regions.push(region);
     }
 
     fn finish(mut self) -> Replayed {
@@ -260,7 +257,7 @@ impl Replay {
         self.recovered.unsealed_dropped = unsealed.len();
         self.recovered.segment_count = self.index.segments.len();
         self.recovered.damaged_chunks = self.index.damaged();
-        self.recovered.damaged_regions = self.index.regions.clone();
+        self.recovered.damaged_regions = self.index.losses.iter().cloned().collect();
         let next_batch = self.last_batch + 1;
         Replayed { index: self.index, recovered: self.recovered, next_segment: self.next_segment, next_batch }
     }

@@ -10,8 +10,9 @@ use rustix::fs::Advice;
 use super::{
     index::{ChunkAt, RecordAt},
     read,
+    reader::{Found, Payloads, Reader},
     record::Body,
-    segment::{Found, Payloads, RECORDS_START, Reader, Segment},
+    segment::{RECORDS_START, Segment},
     shared::Shared,
 };
 
@@ -79,9 +80,9 @@ fn is_current(shared: &Shared, segment: &Arc<Segment>) -> bool {
 fn verify(shared: &Shared, segment: &Arc<Segment>, position: u64) -> io::Result<Option<u64>> {
     // Advice that is not taken costs nothing but the certainty that the disk was asked.
     rustix::fs::fadvise(&segment.file, position, None, Advice::DontNeed).ok();
-    let mut reader = Reader::new(segment, position, Payloads::Verify)?;
+    let mut reader = Reader::new(&*shared.disk, segment, position, Payloads::Verify)?;
     while reader.position() < position + STEP_BYTES {
-        match reader.next()? {
+        match reader.next() {
             None => return Ok(None),
             Some(Found::Record { position, header, intact: false }) => {
                 let at = RecordAt { segment: segment.number(), position: position as u32 };

@@ -1,4 +1,4 @@
-//! A file of the log: a header, then records, and a reader that goes on after bytes that are no record.
+//! A file of the log: a header, then records.
 //!
 //! A segment gets its name only when its header is on stable storage, so a segment with a bad header is damaged, never
 //! torn. The header stands twice in the file, because without its salt no record can be told from arbitrary bytes.
@@ -13,7 +13,7 @@ use std::{
 use bytes::{Buf, BufMut};
 use rustix::fs::FallocateFlags;
 
-use super::record::{self, ALIGNMENT, Body, HEADER_LENGTH, Header};
+use super::disk::Disk;
 use crate::{durable, types::crc32c};
 
 /// Where the first record begins.
@@ -140,12 +140,18 @@ impl Unfinished {
 }
 
 impl Segment {
-    /// `None` if neither copy of the header is good.
-    pub fn open(dir: &Path, number: u32) -> io::Result<Option<Self>> {
+    /// `None` if neither copy of the header is good, or can be read at all.
+    pub fn open(disk: &dyn Disk, dir: &Path, number: u32) -> io::Result<Option<Self>> {
         let path = path(dir, number);
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
         let mut start = vec![0; RECORDS_START as usize];
-        let read = read_at(&file, &mut start, 0)?;
+        let read = match disk.read(&file, 0, &mut start) {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::error!(%error, path = %path.display(), "cannot read the header of a segment");
+                return Ok(None);
+            }
+        };
         let copies = [start.get(..read), start.get(COPY_START..read)];
         let label = copies.into_iter().flatten().filter_map(Label::decode).find(|label| label.number == number);
         Ok(label.map(|label| Self { label, path, file }))
@@ -154,145 +160,4 @@ impl Segment {
     pub fn number(&self) -> u32 {
         self.label.number
     }
-}
-
-/// Fills as much of `bytes` as the file has from `position` on.
-pub fn read_at(file: &File, bytes: &mut [u8], position: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, position + filled as u64) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
-}
-
-/// What a [`Reader`] comes upon.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Found {
-    /// `intact`: the payload is there and, if payloads are read, matches its checksum.
-    Record { position: u64, header: Header, intact: bool },
-    /// Bytes in which no record begins.
-    Gap { from: u64, to: u64 },
-}
-
-/// Whether a [`Reader`] looks at payloads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Payloads {
-    Skip,
-    Verify,
-}
-
-/// Goes through a segment's records.
-pub struct Reader<'a> {
-    segment: &'a Segment,
-    payloads: Payloads,
-    position: u64,
-    /// After the last byte that is not zero: room that was preallocated and never used is not part of the log.
-    end: u64,
-    file_length: u64,
-    buffer: Vec<u8>,
-    buffer_start: u64,
-}
-
-/// Read at once when payloads are skipped, and when they are read: a whole record fits.
-const WINDOW_SKIP: usize = 16 << 10;
-const WINDOW_VERIFY: usize = 2 << 20;
-
-impl<'a> Reader<'a> {
-    pub fn new(segment: &'a Segment, from: u64, payloads: Payloads) -> io::Result<Self> {
-        let file_length = segment.file.metadata()?.len();
-        let end = data_end(&segment.file, file_length, from)?;
-        Ok(Self { segment, payloads, position: from, end, file_length, buffer: Vec::new(), buffer_start: 0 })
-    }
-
-    /// Where the next record would begin; after the last one, the length of the segment that is in use.
-    pub fn position(&self) -> u64 {
-        self.position
-    }
-
-    pub fn next(&mut self) -> io::Result<Option<Found>> {
-        if self.position >= self.end {
-            return Ok(None);
-        }
-        let position = self.position;
-        if let Some(header) = self.header_at(position)? {
-            let intact = self.is_intact(position, &header)?;
-            self.position += header.record_length();
-            return Ok(Some(Found::Record { position, header, intact }));
-        }
-        self.position = self.next_header(position + ALIGNMENT)?;
-        Ok(Some(Found::Gap { from: position, to: self.position }))
-    }
-
-    /// The payload of the record at `position`, as it is.
-    pub fn payload(&mut self, position: u64, header: &Header) -> io::Result<&[u8]> {
-        self.bytes(position + HEADER_LENGTH as u64, header.payload_length() as usize)
-    }
-
-    fn header_at(&mut self, position: u64) -> io::Result<Option<Header>> {
-        let salt = self.segment.label.salt;
-        let bytes = self.bytes(position, HEADER_LENGTH)?;
-        Ok(bytes.first_chunk().and_then(|bytes| Header::decode(bytes, salt, position)))
-    }
-
-    fn is_intact(&mut self, position: u64, header: &Header) -> io::Result<bool> {
-        match header.body {
-            Body::Chunk { length, checksum, .. } if self.payloads == Payloads::Verify => {
-                let payload = self.payload(position, header)?;
-                Ok(payload.len() == length.get() as usize && crc32c(payload) == checksum)
-            }
-            _ => {
-                let payload_end = position + HEADER_LENGTH as u64 + u64::from(header.payload_length());
-                Ok(payload_end <= self.file_length)
-            }
-        }
-    }
-
-    /// Where the first good header at or after `from` stands, or the end.
-    fn next_header(&mut self, mut from: u64) -> io::Result<u64> {
-        while from < self.end {
-            let candidate = record::may_begin(self.bytes(from, HEADER_LENGTH)?);
-            if candidate && self.header_at(from)?.is_some() {
-                return Ok(from);
-            }
-            from += ALIGNMENT;
-        }
-        Ok(self.end.next_multiple_of(ALIGNMENT))
-    }
-
-    /// Up to `length` bytes from `position` on; fewer at the end of the file.
-    fn bytes(&mut self, position: u64, length: usize) -> io::Result<&[u8]> {
-        let buffered = self.buffer_start..self.buffer_start + self.buffer.len() as u64;
-        if position < buffered.start || position + length as u64 > buffered.end {
-            let window = if self.payloads == Payloads::Verify { WINDOW_VERIFY } else { WINDOW_SKIP };
-            let left = self.file_length.saturating_sub(position);
-            self.buffer.resize((window.max(length) as u64).min(left) as usize, 0);
-            let read = read_at(&self.segment.file, &mut self.buffer, position)?;
-            self.buffer.truncate(read);
-            self.buffer_start = position;
-        }
-        let start = (position - self.buffer_start) as usize;
-        let end = (start + length).min(self.buffer.len());
-        Ok(self.buffer.get(start..end).unwrap_or_default())
-    }
-}
-
-/// After the last byte, from `from` on, that is not zero.
-fn data_end(file: &File, mut end: u64, from: u64) -> io::Result<u64> {
-    let mut block = Vec::new();
-    while end > from {
-        let start = end.saturating_sub(WINDOW_SKIP as u64).max(from);
-        block.resize((end - start) as usize, 0);
-        let read = read_at(file, &mut block, start)?;
-        block.truncate(read);
-        if let Some(last) = block.iter().rposition(|&byte| byte != 0) {
-            return Ok(start + last as u64 + 1);
-        }
-        end = start;
-    }
-    Ok(from)
 }

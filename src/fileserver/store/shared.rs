@@ -12,7 +12,8 @@ use std::{
 use super::{
     disk::{Disk, Space},
     index::Index,
-    segment::{Found, Segment},
+    reader::Found,
+    segment::Segment,
     types::{DamagedRegion, StoreError, StoreOptions},
 };
 
@@ -143,7 +144,8 @@ impl Shared {
         }
     }
 
-    /// Bytes of a closed segment were found to be no record; from now on they are kept as they are, and known.
+    /// Bytes of a closed segment were found to be no record; from now on they are known, and what the index knows to be
+    /// in them is damaged.
     pub fn note_gap(&self, segment: &Segment, gap: &Found) {
         let &Found::Gap { from, to } = gap else { return };
         let region = DamagedRegion { segment: segment.number(), from, to };
@@ -151,9 +153,10 @@ impl Shared {
         if let Some(it) = index.segments.get_mut(&region.segment) {
             it.damaged = true;
         }
-        if !index.regions.contains(&region) {
-            tracing::error!(path = %segment.path.display(), from, to, "a stretch of the log cannot be read any more");
-            index.regions.push(region);
+        let lost = index.mark_lost(&region);
+        if index.losses.note(region) {
+            let path = segment.path.display();
+            tracing::error!(%path, from, to, lost_chunks = lost, "a stretch of the log cannot be read any more");
         }
     }
 

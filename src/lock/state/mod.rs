@@ -33,7 +33,7 @@ use crate::{
         error::Error,
         wait_queue::{WaitQueue, Waiter},
     },
-    token,
+    token::{self, LockKey},
     types::{FencingToken, LockMode, Path, Revision, SessionId, Timestamp},
 };
 
@@ -51,6 +51,8 @@ pub const LOCKS_PER_SESSION_MAX: usize = 10_000;
 pub const LOCKS_MAX: usize = 1_000_000;
 /// No command is accepted past this, so that none runs out of tokens half-way: one command fences or grants every lock at most.
 const COUNTER_LAST: u64 = token::COUNTER_MAX - 2 * LOCKS_MAX as u64;
+/// Tokens that a service may have granted since the last one that the Directory has seen: hours of nothing but grants.
+const UNSEEN_MAX: u64 = 1 << 24;
 /// For so long a session that expired is told so, and its id cannot be used again.
 const EXPIRED_KEPT_MS: u64 = 3_600_000;
 const EXPIRED_MAX: usize = 100_000;
@@ -113,6 +115,8 @@ enum End {
 /// One command at work: its moment, and what comes of it.
 struct Work {
     time: Timestamp,
+    /// Seals tokens.
+    key: LockKey,
     /// The place in the queue of whoever is queued by this command.
     ticket: Ticket,
     changed: Vec<Key>,
@@ -124,10 +128,14 @@ impl State {
     pub fn apply(&mut self, revision: Revision, time: Timestamp, command: &Command) -> Result<Applied, Error> {
         assert!(revision > self.head.revision, "revisions are handed out in order");
         let time = time.max(self.head.time);
-        let mut work = Work { time, ticket: Ticket(revision.0), changed: Vec::new(), effects: Vec::new() };
+        let key = match (command, self.head.membership) {
+            (Command::Join { membership, .. }, _) => membership.key,
+            (_, Some(membership)) => membership.key,
+            (_, None) => return Err(Error::NotJoined),
+        };
+        let mut work = Work { time, key, ticket: Ticket(revision.0), changed: Vec::new(), effects: Vec::new() };
         let outcome = match command {
-            Command::Join { membership } => self.join(*membership, &mut work),
-            _ if self.head.membership.is_none() => Err(Error::NotJoined),
+            Command::Join { membership, newest } => self.join(*membership, *newest, &mut work),
             _ if self.head.counter > COUNTER_LAST => Err(Error::TokensUsedUp),
             Command::OpenSession { session, ttl_ms, client } => self.open(*session, *ttl_ms, client, &mut work),
             Command::CloseSession { session } => self.end_session(*session, End::Closed, &mut work),
@@ -147,7 +155,9 @@ impl State {
         Ok(Applied { outcome, changed: work.changed, effects: work.effects })
     }
 
-    fn join(&mut self, membership: Membership, work: &mut Work) -> Result<Outcome, Error> {
+    /// A service that has lost its folder, or got an old copy of it back, has granted tokens that it knows nothing of. Newer
+    /// than all of them is what is far enough above the newest that the Directory has seen.
+    fn join(&mut self, membership: Membership, newest: FencingToken, work: &mut Work) -> Result<Outcome, Error> {
         match self.head.membership {
             Some(known) if known == membership => {}
             Some(_) => return Err(Error::OtherCluster),
@@ -155,6 +165,11 @@ impl State {
                 self.head.membership = Some(membership);
                 work.changed.push(Key::Head);
             }
+        }
+        let seen = token::counter(newest);
+        if seen > self.head.counter {
+            self.head.counter = seen.saturating_add(UNSEEN_MAX).min(token::COUNTER_MAX);
+            work.changed.push(Key::Head);
         }
         Ok(Outcome::Done)
     }
@@ -198,7 +213,7 @@ impl State {
             self.forget_expired(work);
         }
         for path in paths {
-            let fence = (end == End::Expired && self.is_held_exclusively(&path, id)).then(|| self.draw(&path));
+            let fence = (end == End::Expired && self.is_held_exclusively(&path, id)).then(|| self.draw(&path, work));
             self.leave_queue(id, &path, Error::SessionExpired { session: id }, work);
             self.drop_holders(&path, &[id], fence, work);
         }
@@ -313,7 +328,7 @@ impl State {
                 None => Error::NotHeld { path: path.clone() },
             });
         }
-        let token = self.draw(path);
+        let token = self.draw(path, work);
         self.drop_holders(path, &broken, Some(token), work);
         let pending = self.locks.get(path).is_some_and(|lock| lock.fence == Some(token));
         Ok(Outcome::Broken { token, pending })
@@ -343,20 +358,18 @@ impl State {
     }
 
     /// A token above all there were.
-    fn draw(&mut self, path: &Path) -> FencingToken {
-        self.seal(path, LockMode::Exclusive)
+    fn draw(&mut self, path: &Path, work: &Work) -> FencingToken {
+        self.seal(path, LockMode::Exclusive, work)
     }
 
-    fn seal(&mut self, path: &Path, mode: LockMode) -> FencingToken {
+    fn seal(&mut self, path: &Path, mode: LockMode, work: &Work) -> FencingToken {
+        // No command is accepted near the last counter.
         self.head.counter += 1;
-        let key = self.head.membership.map(|membership| membership.key);
-        let token = key.and_then(|key| token::seal(&key, self.head.counter, path, mode));
-        let Some(token) = token else { unreachable!("no command is accepted without a key or near the last counter") };
-        token
+        token::seal_next(&work.key, self.head.counter, path, mode)
     }
 
     fn grant(&mut self, id: SessionId, path: &Path, mode: LockMode, work: &mut Work) -> Grant {
-        let grant = Grant { mode, token: self.seal(path, mode), time: work.time };
+        let grant = Grant { mode, token: self.seal(path, mode, work), time: work.time };
         self.locks.entry(path.clone()).or_default().holders.insert(id, grant);
         self.enter(id, path);
         work.changed.push(Key::Holder(path.clone(), id));

@@ -1,7 +1,12 @@
 //! What a restart keeps: everything that was acknowledged, and the rise of the tokens.
 
+use dfs::pb;
+
 use super::{LONG, SHORT, start_pair};
-use crate::common::{lock::Session, wait_until};
+use crate::common::{
+    lock::{Session, start_lock},
+    wait_until,
+};
 
 /// The same session, on a connection to the service that was started again.
 fn after_restart(session: &Session, lock: &crate::common::lock::RunningLock) -> Session {
@@ -65,4 +70,24 @@ async fn who_does_not_come_back_loses_the_place_and_a_silent_session_its_locks()
     let last = pair.lock.open(LONG, "last").await;
     last.acquire("/f").await;
     pair.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_that_lost_its_folder_grants_tokens_above_those_that_the_directory_has_seen() {
+    let pair = start_pair().await;
+    let session = pair.lock.open(LONG, "before").await;
+    for number in 0..5 {
+        session.acquire(&format!("/{number}")).await;
+    }
+    let request = pb::BreakLockRequest { path: "/4".to_owned(), ..Default::default() };
+    let fence = pair.lock.lock().break_lock(request).await.expect("broken").into_inner().fencing_token;
+
+    let super::Pair { folder, directory, gate, lock } = pair;
+    lock.stop().await;
+    let data = folder.path().join("lock");
+    std::fs::remove_dir_all(&data).expect("wiped");
+    let lock = start_lock(&data, &gate.address).await;
+    let granted = lock.open(LONG, "after").await.acquire("/4").await.fencing_token;
+    assert!(granted > fence, "{granted} would be refused: {fence} has been seen");
+    super::Pair { folder, directory, gate, lock }.stop().await;
 }

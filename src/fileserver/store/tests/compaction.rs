@@ -1,5 +1,7 @@
 //! What compaction may take away, and what it must not.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::{
     fileserver::store::{
@@ -21,7 +23,8 @@ fn compact_all(store: &Store) -> usize {
     let shared = &store.0.shared;
     let mut count = 0;
     loop {
-        let chosen = compaction::choose(&shared.index(), shared.options.segment_bytes, shared.is_full());
+        let chosen =
+            compaction::choose(&shared.index(), shared.options.segment_bytes, shared.is_full(), &BTreeSet::new());
         let Some(numbers) = chosen else { return count };
         rewrite(store, &numbers);
         count += 1;

@@ -1,8 +1,11 @@
 //! The store as its callers see it, on disks that fail, after crashes and after damage.
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::{self, IoSlice},
+    ops::Range,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -26,6 +29,7 @@ mod compaction;
 mod crash;
 mod faults;
 mod model;
+mod unreadable;
 mod upkeep;
 mod usage;
 
@@ -37,10 +41,27 @@ struct TestDisk {
     /// While somebody holds this, syncs take their time.
     syncing: Mutex<()>,
     write_fails: AtomicBool,
-    /// Writes of more than this fail for lack of space; 0: none do.
+    /// Writes of more than this fail for lack of space when so much is written; 0: none do.
     write_limit: AtomicU64,
+    /// Where a file cannot be read, by its inode.
+    unreadable: Mutex<Vec<(u64, Range<u64>)>>,
+    /// Files are cut only when they are synced or written, as a crash before that would show them.
+    cuts_late: AtomicBool,
+    cuts: Mutex<HashMap<u64, u64>>,
     /// Bytes of the disk that others take.
     taken: AtomicU64,
+}
+
+impl TestDisk {
+    fn cut(&self, file: &File) -> io::Result<()> {
+        let cut = self.cuts.lock().unwrap().remove(&file.metadata()?.ino());
+        cut.map_or(Ok(()), |length| LocalDisk.set_length(file, length))
+    }
+
+    /// From now on the disk does not give these bytes of the file back.
+    fn make_unreadable(&self, path: &Path, bytes: Range<u64>) {
+        self.unreadable.lock().unwrap().push((fs::metadata(path).unwrap().ino(), bytes));
+    }
 }
 
 const DISK_BYTES: u64 = 1 << 40;
@@ -49,7 +70,10 @@ impl Disk for TestDisk {
     fn write(&self, file: &File, position: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
         let limit = self.write_limit.load(Ordering::SeqCst);
+        self.cut(file)?;
         if limit > 0 && length > limit {
+            let all: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+            LocalDisk.write(file, position, &mut [IoSlice::new(&all[..limit as usize])])?;
             return Err(io::ErrorKind::StorageFull.into());
         }
         if self.write_fails.load(Ordering::SeqCst) {
@@ -58,7 +82,25 @@ impl Disk for TestDisk {
         LocalDisk.write(file, position, parts)
     }
 
-    fn sync(&self, _: &File) -> io::Result<()> {
+    fn read(&self, file: &File, position: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        let (inode, end) = (file.metadata()?.ino(), position + bytes.len() as u64);
+        let lost = |(of, lost): &(u64, Range<u64>)| *of == inode && lost.start < end && position < lost.end;
+        if self.unreadable.lock().unwrap().iter().any(lost) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        LocalDisk.read(file, position, bytes)
+    }
+
+    fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
+        if self.cuts_late.load(Ordering::SeqCst) {
+            self.cuts.lock().unwrap().insert(file.metadata()?.ino(), length);
+            return Ok(());
+        }
+        LocalDisk.set_length(file, length)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        self.cut(file)?;
         self.syncs.fetch_add(1, Ordering::SeqCst);
         drop(self.syncing.lock().unwrap());
         if self.sync_fails.load(Ordering::SeqCst) { Err(io::Error::other("injected")) } else { Ok(()) }
@@ -147,7 +189,11 @@ fn everything(index: &Index) -> Everything {
 
 /// Replays a folder without starting anything.
 fn recover(root: &Path) -> Replayed {
-    recovery::recover(&options(root, 1 << 20), &TestDisk::default()).unwrap()
+    recover_on(&TestDisk::default(), root)
+}
+
+fn recover_on(disk: &TestDisk, root: &Path) -> Replayed {
+    recovery::recover(&options(root, 1 << 20), disk).unwrap()
 }
 
 /// A blob's id from a number.

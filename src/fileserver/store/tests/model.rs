@@ -1,6 +1,6 @@
 //! Random operations against a model, with restarts, compaction and crashes in between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -143,7 +143,8 @@ async fn play(steps: Vec<Step>) {
 fn compact(store: &Store) {
     let shared = &store.0.shared;
     for _ in 0..100 {
-        let chosen = compaction::choose(&shared.index(), shared.options.segment_bytes, shared.is_full());
+        let chosen =
+            compaction::choose(&shared.index(), shared.options.segment_bytes, shared.is_full(), &BTreeSet::new());
         let Some(numbers) = chosen else { return };
         assert_eq!(compaction::run(shared, &numbers).unwrap(), Outcome::Done);
     }

@@ -1,5 +1,7 @@
 //! What happens to data that nobody asks for.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::{
     fileserver::store::{
@@ -139,6 +141,55 @@ async fn a_checkpoint_and_what_follows_it_come_to_what_the_whole_log_comes_to() 
     assert!(slow.recovered.record_count > quick.recovered.record_count);
     assert_eq!(everything(&slow.index), everything(&quick.index));
     assert_eq!((slow.next_segment, slow.next_batch), (quick.next_segment, quick.next_batch));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    /// However much of a blob was in the log when the checkpoint was written: what comes of both is what the log says.
+    #[test]
+    fn an_open_blob_goes_on_from_a_checkpoint_where_its_log_ends(
+        before in prop::collection::vec(1..2000_usize, 1..5),
+        after in prop::collection::vec(1..2000_usize, 0..5),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(go_on_from_a_checkpoint(&before, &after));
+    }
+}
+
+async fn go_on_from_a_checkpoint(before: &[usize], after: &[usize]) {
+    let fixture = Fixture::with_segments_of(16 << 10);
+    let store = &fixture.store;
+    let (mut length, mut checksum) = stage(store, id(1), before).await.unwrap();
+    // Durable, so that the checkpoint has them.
+    store.delete(vec![]).await.unwrap();
+    checkpoint::write(&store.0.shared).unwrap();
+    let (numbers, _) = segment::list(&fixture.dir()).unwrap();
+    let index = checkpoint::load(&fixture.dir(), &*fixture.disk, &numbers).unwrap();
+    assert_eq!((index.open[&id(1)].accepted, index.open[&id(1)].checksum), (length, checksum));
+
+    for &chunk in after {
+        let data = Bytes::from(content(id(1), chunk));
+        let sum = crc32c(&data);
+        store.append(id(1), length, data, sum).await.unwrap();
+        checksum = crc32c_combine(checksum, sum, chunk as u64);
+        length += chunk as u64;
+    }
+    store.seal(id(1), length, checksum).await.unwrap();
+    let seal_at = store.0.shared.index().sealed(id(1)).unwrap().seal_at.unwrap();
+    store.publish(id(1), Inode(5), Version(6)).await.unwrap();
+    put(store, id(2), &[10]).await.unwrap();
+    put(store, id(3), &[10]).await.unwrap();
+    let root = fixture.crash_copy();
+    // Without its seal, the publication stands in for it, if the blob is whole.
+    tamper(&segment_path(root.path(), seal_at.segment), |bytes| bytes[seal_at.position as usize + 8] ^= 1);
+    let quick = recover(root.path());
+    assert!(quick.recovered.from_checkpoint);
+    fs::remove_file(checkpoint::path(&dir(root.path()))).unwrap();
+    let slow = recover(root.path());
+    assert_eq!(everything(&quick.index).blobs, everything(&slow.index).blobs);
+    let sealed = quick.index.sealed(id(1)).expect("it is known by its publication");
+    assert_eq!((u64::from(sealed.length), sealed.checksum), (length, checksum));
+    assert!(!quick.index.is_damaged(id(1)));
 }
 
 #[tokio::test]

@@ -3,17 +3,22 @@
 //! Never the truth: a replay of the log makes the same index again. The writer and the replay both change it through
 //! the methods here, so they cannot come to different ends. A chunk takes 16 bytes, because there may be 10⁷ of them.
 
+mod damage;
+mod listing;
+mod places;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    ops::Bound,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
+use self::damage::holes;
 use super::{
+    losses::Losses,
     record::{HEADER_LENGTH, record_length},
     segment::{RECORDS_START, Segment},
-    types::{BlobRecord, DamagedChunk, DamagedRegion, Staged, StoreError},
+    types::StoreError,
 };
 use crate::types::{BlobId, GroupId, Inode, Version, WriteId, crc32c_combine};
 
@@ -128,7 +133,7 @@ pub struct Index {
     pub segments: BTreeMap<u32, SegmentUse>,
     /// Pieces of sealed blobs that cannot be served: (blob, offset) to length.
     damaged: BTreeMap<(BlobId, u64), u64>,
-    pub regions: Vec<DamagedRegion>,
+    pub losses: Losses,
     /// All that the index says of the log up to here is durable.
     pub synced: LogPosition,
 }
@@ -261,13 +266,6 @@ impl Index {
         Some(sealed)
     }
 
-    fn forget_damage(&mut self, blob: BlobId) {
-        let offsets: Vec<u64> = self.damaged_of(blob).map(|(offset, _)| offset).collect();
-        for offset in offsets {
-            self.damaged.remove(&(blob, offset));
-        }
-    }
-
     pub fn add_segment(&mut self, segment: Arc<Segment>, end: u64) {
         self.segments.insert(segment.number(), SegmentUse::new(segment, end));
     }
@@ -309,172 +307,4 @@ impl Index {
             _ => Err(StoreError::Damaged { blob, offset }),
         }
     }
-
-    /// A chunk could not be read back; nothing happens if the blob has moved on since.
-    pub fn mark_damaged(&mut self, blob: BlobId, chunk: ChunkAt) -> bool {
-        let current = self.sealed.get(&blob).is_some_and(|sealed| sealed.chunks.contains(&chunk));
-        if current {
-            self.damaged.insert((blob, u64::from(chunk.offset)), u64::from(chunk.length));
-        }
-        current
-    }
-
-    pub fn is_damaged(&self, blob: BlobId) -> bool {
-        self.damaged_of(blob).next().is_some()
-    }
-
-    /// Offset and length of what is damaged of a blob.
-    pub fn damaged_of(&self, blob: BlobId) -> impl Iterator<Item = (u64, u64)> {
-        self.damaged.range((blob, 0)..=(blob, u64::MAX)).map(|(&(_, offset), &length)| (offset, length))
-    }
-
-    pub fn damaged_count(&self) -> usize {
-        self.damaged.len()
-    }
-
-    pub fn damaged(&self) -> Vec<DamagedChunk> {
-        let group = |blob| self.sealed.get(&blob).map(|sealed| sealed.group);
-        self.damaged
-            .iter()
-            .filter_map(|(&(blob, offset), &length)| Some(DamagedChunk { group: group(blob)?, blob, offset, length }))
-            .collect()
-    }
-
-    /// The first segment that holds anything of a blob; `None` if none does.
-    pub fn oldest_segment(&self, blob: BlobId) -> Option<u32> {
-        let sealed = self.sealed.get(&blob).map(|sealed| sealed.oldest_segment);
-        let open = self.open.get(&blob).and_then(|open| open.chunks.first()).map(|chunk| chunk.at.segment);
-        sealed.into_iter().chain(open).min()
-    }
-
-    pub fn record(&self, blob: BlobId) -> Option<BlobRecord> {
-        self.sealed_record(blob).or_else(|| self.open_record(blob))
-    }
-
-    fn sealed_record(&self, blob: BlobId) -> Option<BlobRecord> {
-        let sealed = self.sealed.get(&blob)?;
-        Some(BlobRecord {
-            group: sealed.group,
-            blob,
-            write_id: sealed.write_id,
-            length: sealed.length.into(),
-            checksum: sealed.checksum,
-            sealed: true,
-            damaged: self.is_damaged(blob),
-            published: sealed.published.map(|published| (published.inode, published.version)),
-            chunk_count: sealed.chunks.len() as u32,
-        })
-    }
-
-    fn open_record(&self, blob: BlobId) -> Option<BlobRecord> {
-        let open = self.open.get(&blob)?;
-        Some(BlobRecord {
-            group: open.group,
-            blob,
-            write_id: open.write_id,
-            length: open.accepted,
-            checksum: open.checksum,
-            sealed: false,
-            damaged: false,
-            published: None,
-            chunk_count: open.chunks.len() as u32,
-        })
-    }
-
-    /// A page of a group's blobs in the order of their ids.
-    pub fn page(&self, group: GroupId, after: Option<BlobId>, limit: usize, sealed_only: bool) -> Vec<BlobRecord> {
-        let first = BlobId::from_bytes([0; 16]);
-        let last = BlobId::from_bytes([0xff; 16]);
-        let from = after.map_or(Bound::Included((group, first)), |after| Bound::Excluded((group, after)));
-        // An excluded start at the very end would be an empty range that BTreeSet refuses by a panic.
-        if after == Some(last) {
-            return Vec::new();
-        }
-        let sealed = self.by_group.range((from, Bound::Included((group, last)))).map(|&(_, blob)| blob);
-        if sealed_only {
-            return sealed.filter_map(|blob| self.sealed_record(blob)).take(limit).collect();
-        }
-        // Few are open, so looking at all of them is cheap; a repair in progress is listed once, as what it repairs.
-        let mut blobs: BTreeSet<BlobId> = sealed.take(limit).collect();
-        let open = self.open.iter().filter(|(_, open)| open.group == group).map(|(&blob, _)| blob);
-        blobs.extend(open.filter(|&blob| after.is_none_or(|after| blob > after)));
-        blobs.into_iter().take(limit).filter_map(|blob| self.record(blob)).collect()
-    }
-
-    /// Sealed blobs from the one after `after`, in the order (group, blob).
-    pub fn page_sealed(
-        &self,
-        after: Option<(GroupId, BlobId)>,
-        limit: usize,
-    ) -> impl Iterator<Item = (BlobId, &Sealed)> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let page = self.by_group.range((from, Bound::Unbounded)).take(limit);
-        page.filter_map(|&(_, blob)| Some((blob, self.sealed.get(&blob)?)))
-    }
-
-    pub fn unpublished(&self, older_than: Duration) -> Vec<Staged> {
-        let old = |since: Instant| since.elapsed() >= older_than;
-        let sealed = self.unpublished.iter().filter(|&(_, &since)| old(since));
-        let sealed = sealed.filter_map(|(&blob, _)| {
-            let found = self.sealed.get(&blob)?;
-            Some(Staged { group: found.group, write_id: found.write_id, blob })
-        });
-        let open = self.open.iter().filter(|(blob, open)| old(open.begun) && !self.sealed.contains_key(blob));
-        let open = open.map(|(&blob, open)| Staged { group: open.group, write_id: open.write_id, blob });
-        sealed.chain(open).collect()
-    }
-
-    /// Whether anything refers to the record that stands here; asked by compaction about records it may leave out.
-    pub fn refers_to_chunk(&self, blob: BlobId, at: RecordAt) -> bool {
-        let sealed = self.sealed.get(&blob).is_some_and(|sealed| sealed.chunks.iter().any(|chunk| chunk.at == at));
-        sealed || self.open.get(&blob).is_some_and(|open| open.chunks.iter().any(|chunk| chunk.at == at))
-    }
-
-    pub fn refers_to_seal(&self, blob: BlobId, at: RecordAt) -> bool {
-        self.sealed.get(&blob).is_some_and(|sealed| sealed.seal_at == Some(at))
-    }
-
-    pub fn refers_to_publish(&self, blob: BlobId, at: RecordAt) -> bool {
-        let published = self.sealed.get(&blob).and_then(|sealed| sealed.published);
-        published.is_some_and(|published| published.at == at)
-    }
-
-    /// Records were copied elsewhere: whatever refers to the old place refers to the new one. Answers how many bytes of
-    /// the records that moved are referred to.
-    pub fn relocate(&mut self, blob: BlobId, moves: &HashMap<RecordAt, RecordAt>) -> u64 {
-        let mut live = 0;
-        let mut go = |at: &mut RecordAt, payload_length| {
-            if let Some(&to) = moves.get(at) {
-                *at = to;
-                live += record_length(payload_length);
-            }
-        };
-        if let Some(sealed) = self.sealed.get_mut(&blob) {
-            sealed.chunks.iter_mut().for_each(|chunk| go(&mut chunk.at, chunk.length));
-            sealed.seal_at.iter_mut().for_each(|at| go(at, 0));
-            sealed.published.iter_mut().for_each(|published| go(&mut published.at, 0));
-        }
-        if let Some(open) = self.open.get_mut(&blob) {
-            open.chunks.iter_mut().for_each(|chunk| go(&mut chunk.at, chunk.length));
-        }
-        live
-    }
-}
-
-/// The parts of a blob that no chunk holds.
-fn holes(sealed: &Sealed) -> Vec<(u64, u64)> {
-    let mut found = Vec::new();
-    let mut expected = 0;
-    for chunk in &sealed.chunks {
-        let offset = u64::from(chunk.offset);
-        if offset > expected {
-            found.push((expected, offset - expected));
-        }
-        expected = expected.max(offset + u64::from(chunk.length));
-    }
-    let length = u64::from(sealed.length);
-    if expected < length {
-        found.push((expected, length - expected));
-    }
-    found
 }

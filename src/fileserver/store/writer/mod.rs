@@ -10,10 +10,11 @@
 //! After a failed write or sync it takes no more writes: nobody knows what of the batch is on the disk, and a second
 //! sync would not tell. A disk without space is no such failure: nothing was promised, and the log's end is still known.
 
+mod plan;
+
 use std::{
     collections::HashSet,
     io,
-    num::NonZeroU32,
     sync::{
         Arc,
         atomic::Ordering,
@@ -22,113 +23,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
-
+pub use self::plan::{Answer, Request, Work};
+use self::plan::{Effect, Plan, Waiting, current, reply};
 use super::{
-    index::{ChunkAt, Index, Open, Published, RecordAt},
+    index::{ChunkAt, Published, RecordAt},
     log::{Frame, Log},
-    record::Body,
     shared::Shared,
     types::StoreError,
 };
-use crate::types::{BlobId, Inode, Version};
+use crate::types::BlobId;
 
 /// What was recorded, but not acknowledged as durable, is synced at the latest after this.
 const LAZY_SYNC: Duration = Duration::from_secs(1);
 /// No more than this is written in one go.
 const TURN_BYTES_MAX: usize = 16 << 20;
 const TURN_REQUESTS_MAX: usize = 4096;
-
-pub type Answer = oneshot::Sender<Result<(), StoreError>>;
-
-/// Something to do, and the room it takes in the queue.
-pub struct Request {
-    pub work: Work,
-    pub room: OwnedSemaphorePermit,
-}
-
-pub enum Work {
-    Chunk {
-        blob: BlobId,
-        generation: u64,
-        offset: u32,
-        length: NonZeroU32,
-        checksum: u32,
-        data: Bytes,
-    },
-    /// Answered when durable.
-    Seal {
-        blob: BlobId,
-        generation: u64,
-        length: u32,
-        checksum: u32,
-        answer: Answer,
-    },
-    /// Answered when written.
-    Publish {
-        blob: BlobId,
-        inode: Inode,
-        version: Version,
-        answer: Answer,
-    },
-    /// Answered when written.
-    Discard {
-        blob: BlobId,
-        answer: Answer,
-    },
-    /// Answered when durable.
-    Delete {
-        blobs: Vec<BlobId>,
-        answer: Answer,
-    },
-    /// Answered when everything before is durable and the writer has ended.
-    Close {
-        answer: Answer,
-    },
-}
-
-/// What a record means for the index: chunks and publications when written, seals and deletions when durable.
-enum Effect {
-    Chunk { generation: u64, offset: u32, length: u32 },
-    Publish { inode: Inode, version: Version },
-    Seal { generation: u64, length: u32, checksum: u32 },
-    Delete,
-    Nothing,
-}
-
-/// Who waits for what.
-enum Waiting {
-    Written(Answer),
-    Durable(Answer),
-    /// Durable, and then only if it is this that was sealed.
-    Sealed {
-        blob: BlobId,
-        length: u32,
-        checksum: u32,
-        answer: Answer,
-    },
-}
-
-impl Waiting {
-    fn refuse(self, error: StoreError) {
-        let (Self::Written(answer) | Self::Durable(answer) | Self::Sealed { answer, .. }) = self;
-        reply(answer, Err(error));
-    }
-}
-
-/// A caller that has gone away does not want to know.
-fn reply(answer: Answer, result: Result<(), StoreError>) {
-    answer.send(result).ok();
-}
-
-/// What the requests of a turn come to.
-#[derive(Default)]
-struct Plan {
-    frames: Vec<Frame>,
-    effects: Vec<(BlobId, Effect)>,
-    waiting: Vec<Waiting>,
-}
 
 pub struct Writer {
     shared: Arc<Shared>,
@@ -240,69 +149,6 @@ impl Writer {
             self.sync();
         }
         shared.look_at_space(self.log.unused());
-    }
-
-    /// Turns a request into records and into what they mean.
-    fn plan(&mut self, work: Work, index: &mut Index, plan: &mut Plan) {
-        match work {
-            Work::Chunk { blob, generation, offset, length, checksum, data } => {
-                let Some(open) = current(index, blob, generation).filter(|open| open.failed.is_none()) else { return };
-                let frame = Frame {
-                    group: open.group,
-                    blob,
-                    write_id: open.write_id,
-                    body: Body::Chunk { offset, length, checksum },
-                    payload: data,
-                };
-                plan.push(frame, Effect::Chunk { generation, offset, length: length.get() });
-            }
-            Work::Seal { blob, generation, length, checksum, answer } => {
-                if let Some(open) = current(index, blob, generation) {
-                    if let Some(error) = open.failed.clone() {
-                        return reply(answer, Err(error));
-                    }
-                    if self.sealing.insert((blob, generation)) {
-                        let frame = Frame::bare(open.group, blob, open.write_id, Body::Seal { length, checksum });
-                        plan.push(frame, Effect::Seal { generation, length, checksum });
-                    }
-                }
-                plan.waiting.push(Waiting::Sealed { blob, length, checksum, answer });
-            }
-            Work::Publish { blob, inode, version, answer } => {
-                let Some(sealed) = index.sealed(blob) else {
-                    return reply(answer, Err(StoreError::NoSuchBlob(blob)));
-                };
-                if sealed.published.is_none_or(|published| (published.inode, published.version) != (inode, version)) {
-                    let (length, checksum) = (sealed.length, sealed.checksum);
-                    let body = Body::Publish { inode, version, length, checksum };
-                    let frame = Frame::bare(sealed.group, blob, sealed.write_id, body);
-                    plan.push(frame, Effect::Publish { inode, version });
-                }
-                plan.waiting.push(Waiting::Written(answer));
-            }
-            Work::Discard { blob, answer } => {
-                let published = index.sealed(blob).is_some_and(|sealed| sealed.published.is_some());
-                if published || plan.publishes(blob) {
-                    return reply(answer, Err(StoreError::Published(blob)));
-                }
-                self.plan_delete(blob, index, plan);
-                plan.waiting.push(Waiting::Written(answer));
-            }
-            Work::Delete { blobs, answer } => {
-                for blob in blobs {
-                    self.plan_delete(blob, index, plan);
-                }
-                plan.waiting.push(Waiting::Durable(answer));
-            }
-            Work::Close { answer } => self.closing.push(answer),
-        }
-    }
-
-    fn plan_delete(&self, blob: BlobId, index: &Index, plan: &mut Plan) {
-        let Some(record) = index.record(blob) else { return };
-        let oldest_segment = index.oldest_segment(blob).unwrap_or(self.log.segment().number());
-        let frame = Frame::bare(record.group, blob, record.write_id, Body::Delete { oldest_segment });
-        plan.push(frame, Effect::Delete);
     }
 
     /// Writes a plan's records, and lets take effect what need not wait for a sync.
@@ -426,55 +272,6 @@ impl Writer {
         true
     }
 
-    /// The data of a plan cannot be written, and its blobs cannot be sealed any more.
-    fn refuse_data(&mut self, plan: Plan) -> Plan {
-        let refusal = self.shared.no_space();
-        let shared = Arc::clone(&self.shared);
-        let mut index = shared.index();
-        for (blob, effect) in &plan.effects {
-            if let Effect::Chunk { generation, .. } = effect
-                && let Some(open) = index.open.get_mut(blob).filter(|open| open.generation == *generation)
-            {
-                open.failed = Some(refusal.clone());
-                open.sealing = false;
-            }
-        }
-        let failed = |blob: &BlobId| index.open.get(blob).is_some_and(|open| open.failed.is_some());
-        let mut rest = Plan::default();
-        for (frame, (blob, effect)) in plan.frames.into_iter().zip(plan.effects) {
-            match effect {
-                Effect::Chunk { .. } => {}
-                Effect::Seal { generation, .. } if failed(&blob) => {
-                    self.sealing.remove(&(blob, generation));
-                }
-                effect => rest.push(frame, effect),
-            }
-        }
-        for waiting in plan.waiting {
-            match waiting {
-                Waiting::Sealed { blob, answer, .. } if failed(&blob) => reply(answer, Err(refusal.clone())),
-                waiting => rest.waiting.push(waiting),
-            }
-        }
-        rest
-    }
-
-    /// A plan was not carried out: its blobs are no longer being sealed.
-    fn unplan(&mut self, plan: &Plan, refusal: &StoreError) {
-        let mut index = self.shared.index();
-        for (blob, effect) in &plan.effects {
-            if let Effect::Seal { generation, .. } = effect {
-                self.sealing.remove(&(*blob, *generation));
-            }
-            if let Effect::Seal { generation, .. } | Effect::Chunk { generation, .. } = effect
-                && let Some(open) = index.open.get_mut(blob).filter(|open| open.generation == *generation)
-            {
-                open.failed = Some(refusal.clone());
-                open.sealing = false;
-            }
-        }
-    }
-
     /// From now on nothing is written.
     fn poison(&self, what: &str, error: &io::Error) -> StoreError {
         let cause = self.shared.poison(format!("a {what} of {} failed: {error}", self.log.segment().path.display()));
@@ -484,32 +281,6 @@ impl Writer {
 
 /// Nobody is left who could ask for anything.
 struct Gone;
-
-impl Plan {
-    fn of(frame: Frame, effect: Effect) -> Self {
-        let mut plan = Self::default();
-        plan.push(frame, effect);
-        plan
-    }
-
-    fn push(&mut self, frame: Frame, effect: Effect) {
-        self.effects.push((frame.blob, effect));
-        self.frames.push(frame);
-    }
-
-    fn publishes(&self, blob: BlobId) -> bool {
-        self.effects.iter().any(|(it, effect)| *it == blob && matches!(effect, Effect::Publish { .. }))
-    }
-
-    fn has_data(&self) -> bool {
-        self.effects.iter().any(|(_, effect)| matches!(effect, Effect::Chunk { .. }))
-    }
-}
-
-/// The open blob, if it is still the same beginning of it.
-fn current(index: &Index, blob: BlobId, generation: u64) -> Option<&Open> {
-    index.open.get(&blob).filter(|open| open.generation == generation)
-}
 
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
