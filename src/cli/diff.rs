@@ -1,5 +1,7 @@
 //! `diff`: what changed between two versions of a file, line by line.
 
+use std::{io::IsTerminal, time::Duration};
+
 use serde::Serialize;
 use similar::{ChangeTag, TextDiff};
 
@@ -15,6 +17,8 @@ use crate::{
 
 /// Both versions are held in memory.
 const COMPARED_BYTES_MAX: u64 = 16 << 20;
+/// After this the rest is compared less finely: texts that have nothing in common would take for ever.
+const COMPARE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Lines around a change.
 const AROUND: usize = 3;
 
@@ -53,10 +57,13 @@ pub async fn run(context: &mut Context, arguments: Arguments) -> Result<()> {
     let from = match arguments.from {
         Some(version) => Version(version),
         None if to.0 > 1 => Version(to.0 - 1),
-        None => return Err(Error::Usage(format!("{path} has only one version; name another with --from"))),
+        None => return Err(Error::Usage(format!("version {to} is the first of {path}; name another with --from"))),
     };
     let (old, new) = (content(&client, &path, from).await?, content(&client, &path, to).await?);
-    let view = compare(&path, (from, &old), (to, &new));
+    // On a thread that may block, so that Ctrl-C is seen meanwhile.
+    let named = path.clone();
+    let compared = tokio::task::spawn_blocking(move || compare(&named, (from, &old), (to, &new)));
+    let view = compared.await.map_err(|error| Error::Here(format!("the versions were not compared: {error}")))?;
     let (palette, binary) = (context.output.palette(), view.binary);
     if context.output.format().is_json() {
         return context.output.done(&view, path.as_str(), "");
@@ -68,8 +75,14 @@ pub async fn run(context: &mut Context, arguments: Arguments) -> Result<()> {
         context.output.line(&format!("versions {from} and {to} of {} differ", printable(path.as_str())))?;
         return context.output.flush();
     }
+    let is_terminal = std::io::stdout().is_terminal();
+    if !is_terminal && !palette.paints() {
+        // For `patch`: byte by byte.
+        context.output.raw(view.diff.as_bytes())?;
+        return context.output.flush();
+    }
     for line in view.diff.lines() {
-        let line = printable(line);
+        let line = line.split('\t').map(printable).collect::<Vec<_>>().join("\t");
         context.output.line(&match line.as_bytes().first() {
             Some(b'+') => palette.good(&line),
             Some(b'-') => palette.bad(&line),
@@ -105,7 +118,7 @@ fn compare(path: &Path, (from, old): (Version, &[u8]), (to, new): (Version, &[u8
     if view.equal {
         return view;
     }
-    let diff = TextDiff::from_lines(old, new);
+    let diff = TextDiff::configure().timeout(COMPARE_TIMEOUT).diff_lines(old, new);
     for change in diff.iter_all_changes() {
         match change.tag() {
             ChangeTag::Insert => view.added += 1,

@@ -18,6 +18,11 @@ impl Palette {
         }
     }
 
+    /// Whether results are painted at all.
+    pub fn paints(self) -> bool {
+        self.out
+    }
+
     fn paint(on: bool, code: &str, text: &str) -> String {
         if on { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }

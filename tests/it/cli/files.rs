@@ -21,6 +21,11 @@ async fn a_file_has_versions_that_can_be_read_compared_and_restored() {
     let diff = world.done(&["diff", "/f"]).await;
     assert!(diff.contains("\n-one\n+two\n"), "{diff}");
 
+    world.done(&["write", "/tabs", "--text", "\tone\r\n"]).await;
+    world.done(&["write", "/tabs", "--text", "\ttwo\r\n"]).await;
+    let diff = world.done(&["diff", "/tabs"]).await;
+    assert!(diff.contains("\n-\tone\r\n+\ttwo\r\n"), "as it is: {diff:?}");
+
     let restored = world.json(&["restore", "/f", "--version", "1"]).await;
     assert_eq!(restored["version"], 3);
     assert_eq!(world.done(&["cat", "/f"]).await, "one\n");
