@@ -174,7 +174,7 @@ impl Log {
 
     /// Gives back the room that was not used. Needs no sync: what is not used reads as zeros, and those are no records.
     pub fn trim(&self) {
-        if let Err(error) = self.segment.file.set_len(self.position) {
+        if let Err(error) = self.disk.set_length(&self.segment.file, self.position) {
             tracing::warn!(%error, path = %self.segment.path.display(), "cannot give back a segment's unused room");
         }
     }

@@ -8,7 +8,7 @@ use std::sync::{
 use dfs::{pb, types::WriteId};
 
 use crate::common::{
-    cluster::{SERVERS, WriteStream, append, ranges_of, replace, some_bytes, start_cluster},
+    cluster::{SERVERS, WriteStream, ranges_of, replace, some_bytes, start_cluster},
     wait_until, within_deadline,
 };
 
@@ -43,23 +43,38 @@ async fn readers_who_take_nothing_hold_nobody_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_becomes_level_however_busy_the_group_is() {
-    const WRITERS: usize = 12;
+    const WRITERS: usize = 40;
     let mut cluster = start_cluster().await;
-    let primary = cluster.group_of("/log").await.primary;
+    let group = cluster.group_of("/busy").await;
+    let (id, primary) = (group.group, group.primary);
     let replica = SERVERS.iter().find(|id| **id != primary).expect("three servers").to_string();
+    let mut paths = Vec::new();
+    for number in 0.. {
+        let path = format!("/busy-{number}");
+        if cluster.group_of(&path).await.group == id {
+            paths.push(path);
+        }
+        if paths.len() == WRITERS {
+            break;
+        }
+    }
     cluster.stop_server(&replica).await;
     cluster.wait_until_in_sync(2).await;
 
     let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut writers = Vec::new();
-    for _ in 0..WRITERS {
+    for path in paths.clone() {
         let (stop, written) = (stop.clone(), written.clone());
         let mut stream = WriteStream::open(cluster.server(&primary)).await;
         writers.push(tokio::spawn(async move {
+            let mut version = 0;
             while !stop.load(Ordering::SeqCst) {
-                stream.write(WriteId::random(), append("/log"), &[7; 5000]).await.expect("written");
+                let data = some_bytes(version as u32, 20_000);
+                stream.write(WriteId::random(), replace(&path, version), &data).await.expect("written");
+                version += 1;
                 written.fetch_add(1, Ordering::SeqCst);
             }
+            version
         }));
     }
     wait_until("writes under way", || async { written.load(Ordering::SeqCst) > 50 }).await;
@@ -68,10 +83,10 @@ async fn a_member_becomes_level_however_busy_the_group_is() {
     let before = written.load(Ordering::SeqCst);
     wait_until("writes that go on", || async { written.load(Ordering::SeqCst) > before + 20 }).await;
     stop.store(true, Ordering::SeqCst);
-    for writer in writers {
-        within_deadline("a writer's end", writer).await.expect("no write failed");
+    for (path, writer) in paths.iter().zip(writers) {
+        let version = within_deadline("a writer's end", writer).await.expect("no write failed");
+        let data = cluster.read_from(&replica, path).await;
+        assert!(data == some_bytes(version as u32 - 1, 20_000), "{path} at the member that joined");
     }
-    let total = written.load(Ordering::SeqCst) as usize * 5000;
-    assert_eq!(cluster.read_from(&replica, "/log").await.len(), total);
     cluster.stop().await;
 }

@@ -72,22 +72,25 @@ async fn a_write_that_finds_no_space_fails_alone_and_the_store_goes_on() {
 
 #[tokio::test]
 async fn what_a_write_without_space_left_behind_is_no_damage_after_a_crash() {
-    let fixture = Fixture::with_segments_of(16 << 10);
-    put(&fixture.store, id(1), &[5000]).await.unwrap();
-    // The file system need not keep that a file was cut before somebody syncs it.
-    fixture.disk.cuts_late.store(true, Ordering::SeqCst);
-    fixture.disk.write_limit.store(5090, Ordering::SeqCst);
-    let error = put(&fixture.store, id(2), &[5000, 2000]).await.unwrap_err();
-    assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
-    fixture.disk.write_limit.store(0, Ordering::SeqCst);
-    // Too long for what is left of the segment.
-    put(&fixture.store, id(3), &[12_000]).await.unwrap();
-    assert_eq!(fixture.synced().at.segment, 2);
-    let found = recover(fixture.crash_copy().path());
-    assert_eq!(found.recovered.damaged_regions, []);
-    assert_eq!(found.recovered.damaged_chunks, []);
-    assert!(found.index.sealed(id(1)).is_some() && found.index.sealed(id(3)).is_some());
-    assert!(found.index.sealed(id(2)).is_none());
+    // Half a header, and half a payload.
+    for written in [50, 3000] {
+        let fixture = Fixture::with_segments_of(16 << 10);
+        put(&fixture.store, id(1), &[5000]).await.unwrap();
+        // The file system need not keep that a file was cut before somebody syncs it.
+        fixture.disk.cuts_late.store(true, Ordering::SeqCst);
+        fixture.disk.write_limit.store(written, Ordering::SeqCst);
+        let error = put(&fixture.store, id(2), &[4000]).await.unwrap_err();
+        assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
+        fixture.disk.write_limit.store(0, Ordering::SeqCst);
+        // Too long for what is left of the segment.
+        put(&fixture.store, id(3), &[12_000]).await.unwrap();
+        assert_eq!(fixture.synced().at.segment, 2);
+        let found = recover(fixture.crash_copy().path());
+        assert_eq!(found.recovered.damaged_regions, []);
+        assert_eq!(found.recovered.damaged_chunks, []);
+        assert!(found.index.sealed(id(1)).is_some() && found.index.sealed(id(3)).is_some());
+        assert!(found.index.sealed(id(2)).is_none());
+    }
 }
 
 /// Turns one bit of a blob's payload in the store's files.

@@ -70,7 +70,9 @@ impl Disk for TestDisk {
     fn write(&self, file: &File, position: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
         let limit = self.write_limit.load(Ordering::SeqCst);
-        self.cut(file)?;
+        if length > 0 {
+            self.cut(file)?;
+        }
         if limit > 0 && length > limit {
             let all: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
             LocalDisk.write(file, position, &mut [IoSlice::new(&all[..limit as usize])])?;
