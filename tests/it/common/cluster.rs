@@ -142,8 +142,8 @@ impl Cluster {
 
     /// Waits until every server that runs has heard what the groups are now.
     pub async fn wait_until_everyone_knows(&self) {
-        let groups = self.map().await.groups;
         wait_until("the map at every server", || async {
+            let groups = self.map().await.groups;
             for id in self.servers.keys() {
                 let status = self.server(id).get_status(pb::GetStatusRequest {}).await;
                 if !status.is_ok_and(|status| status.into_inner().groups == groups) {
