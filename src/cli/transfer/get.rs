@@ -225,6 +225,8 @@ async fn fetch(
         (entry, fetched)
     });
     done.extend(alone.buffer_unordered(usize::from(arguments.jobs)).collect::<Vec<_>>().await);
+    // In the order of their names, whichever was done first.
+    done.sort_by(|(a, _), (b, _)| a.path.as_str().cmp(b.path.as_str()));
     done
 }
 

@@ -291,6 +291,8 @@ async fn send(
         (job.from, sent)
     });
     done.extend(alone.buffer_unordered(at_once).collect::<Vec<_>>().await);
+    // In the order of their names, whichever was done first.
+    done.sort_by(|(a, _), (b, _)| a.cmp(b));
     done
 }
 
