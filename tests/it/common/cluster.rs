@@ -93,11 +93,11 @@ impl Cluster {
     }
 
     /// Starts a server that the others reach through the gate alone; it reaches the others, and a test reaches it, anyhow.
-    pub async fn start_server_behind_gate(&mut self, id: &str) -> Gate {
+    pub async fn start_server_behind_gate(&mut self, id: &str, more: &[&str]) -> Gate {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let gate = Gate::before(&listener.local_addr().expect("the port's address").to_string()).await;
         gate.shut();
-        self.start_server_on(listener, id, &["--reserve-bytes", "1", "--advertise", &gate.address]);
+        self.start_server_on(listener, id, &[&["--reserve-bytes", "1", "--advertise", &gate.address], more].concat());
         gate
     }
 

@@ -9,7 +9,7 @@ use crate::common::{
     wait_until,
 };
 
-const STAGED_TTL: &str = "200ms";
+const SHORT_TTL: [&str; 2] = ["--staged-ttl", "200ms"];
 /// Many times as long: settling has looked again and again.
 const LONG: Duration = Duration::from_secs(2);
 const BLOB: usize = 1 << 20;
@@ -23,9 +23,8 @@ struct Upload {
 }
 
 /// An upload under way of which every server has the first blob whole.
-async fn an_upload_of_two_blobs() -> (Cluster, Upload) {
-    let settings =
-        Settings { fileserver: vec!["--staged-ttl", STAGED_TTL, "--blob-bytes", "1048576"], ..Settings::default() };
+async fn an_upload_of_two_blobs(more: &[&'static str]) -> (Cluster, Upload) {
+    let settings = Settings { fileserver: [&["--blob-bytes", "1048576"], more].concat(), ..Settings::default() };
     let cluster = start_cluster_with(settings).await;
     let primary = cluster.group_of("/big").await.primary;
     let replica = SERVERS.iter().find(|id| **id != primary).expect("three servers").to_string();
@@ -51,11 +50,11 @@ async fn sealed_on(cluster: &Cluster, id: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_replica_brings_back_of_an_upload_under_way_is_not_abandoned() {
-    let (mut cluster, mut upload) = an_upload_of_two_blobs().await;
+    let (mut cluster, mut upload) = an_upload_of_two_blobs(&SHORT_TTL).await;
     cluster.stop_server(&upload.replica).await;
     cluster.wait_until_in_sync(2).await;
     // It is back, and not level for long: the primary cannot claim the blob there.
-    let gate = cluster.start_server_behind_gate(&upload.replica).await;
+    let gate = cluster.start_server_behind_gate(&upload.replica, &[]).await;
     wait_until("the replica with its blob", || async { sealed_on(&cluster, &upload.replica).await == 1 }).await;
     tokio::time::sleep(LONG).await;
     assert_eq!(sealed_on(&cluster, &upload.replica).await, 1, "its write is under way");
@@ -73,13 +72,14 @@ async fn what_a_replica_brings_back_of_an_upload_under_way_is_not_abandoned() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_evicted_replica_brings_back_of_a_write_that_failed_goes() {
-    let (mut cluster, mut upload) = an_upload_of_two_blobs().await;
+    // The others settle nothing meanwhile: it is the failed write itself that must tell.
+    let (mut cluster, mut upload) = an_upload_of_two_blobs(&[]).await;
     cluster.stop_server(&upload.replica).await;
     cluster.wait_until_in_sync(2).await;
     // The write fails while nobody can tell the replica.
     upload.stream.end(upload.write_id, b"other data").await;
     upload.stream.answer(upload.write_id).await.expect_err("not what was sent");
-    let _gate = cluster.start_server_behind_gate(&upload.replica).await;
+    let _gate = cluster.start_server_behind_gate(&upload.replica, &SHORT_TTL).await;
     wait_until("an empty disk", || async { cluster.blobs_on(&upload.replica).await.is_empty() }).await;
     cluster.wait_until_blobs(0).await;
     cluster.stop().await;
@@ -87,11 +87,11 @@ async fn what_an_evicted_replica_brings_back_of_a_write_that_failed_goes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_evicted_replica_brings_back_of_a_dead_primary_goes() {
-    let (mut cluster, upload) = an_upload_of_two_blobs().await;
+    let (mut cluster, upload) = an_upload_of_two_blobs(&SHORT_TTL).await;
     cluster.stop_server(&upload.replica).await;
     cluster.wait_until_in_sync(2).await;
     cluster.stop_server(&upload.primary).await;
-    let _gate = cluster.start_server_behind_gate(&upload.replica).await;
+    let _gate = cluster.start_server_behind_gate(&upload.replica, &[]).await;
     // The third server leads now; it has the blob too, knows of no write, and abandons it.
     cluster.wait_until_blobs(0).await;
     cluster.stop().await;
