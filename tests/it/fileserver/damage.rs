@@ -4,12 +4,12 @@ use std::{fs, path::Path};
 
 use dfs::{
     pb::{self, join_group_request::Message},
-    status::Reason,
+    status::Failure,
 };
 
 use crate::common::{
     cluster::{Cluster, SERVERS, replace, some_bytes, start_cluster},
-    expect_failure, wait_until,
+    wait_until,
 };
 
 /// A chunk's record and a seal without payload.
@@ -91,11 +91,15 @@ async fn a_primary_that_may_lack_blobs_takes_nobody_in_before_it_has_compared() 
     cluster.start_server(&loser).await;
     cluster.start_server(&outsider).await;
     wait_until("a primary", || async { cluster.group_of("/a").await.primary == loser }).await;
-    cluster.wait_until_everyone_knows().await;
+    wait_until("the answer to a member that wants to join", || async {
+        let now = cluster.group_of("/a").await;
+        assert!(!now.in_sync.contains(&outsider), "{now:?}");
+        let refused = try_join(&cluster, &loser, &outsider, &now).await.expect_err("must be refused");
+        // Before it knows that it leads the group, it says that.
+        Failure::from(&refused).message.contains("compare its own blobs")
+    })
+    .await;
     assert!(list(&cluster, &loser, group.group).await.incomplete);
-    let now = cluster.group_of("/a").await;
-    expect_failure(try_join(&cluster, &loser, &outsider, &now).await, Reason::Unavailable);
-    assert!(!now.in_sync.contains(&outsider), "{now:?}");
 
     cluster.start_server(&other).await;
     cluster.wait_until_in_sync(3).await;

@@ -154,14 +154,24 @@ impl Fixture {
 
     /// The folder as a crash would leave it if the disk had kept everything.
     fn crash_copy(&self) -> tempfile::TempDir {
-        let copy = tempfile::tempdir().unwrap();
-        fs::create_dir(dir(copy.path())).unwrap();
-        for entry in fs::read_dir(self.dir()).unwrap() {
-            let path = entry.unwrap().path();
-            fs::copy(&path, dir(copy.path()).join(path.file_name().unwrap())).unwrap();
+        loop {
+            let copy = tempfile::tempdir().unwrap();
+            match copy_files(&self.dir(), &dir(copy.path())) {
+                Ok(()) => return copy,
+                // After a second without writes the writer puts a marker behind them, and may begin a segment for it.
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}"),
+            }
         }
-        copy
     }
+}
+
+fn copy_files(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
 }
 
 fn dir(root: &Path) -> PathBuf {
