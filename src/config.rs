@@ -49,12 +49,23 @@ impl Common {
     }
 }
 
+/// How a node takes part in its group, the Directory's or the Lock service's
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct GroupOptions {
+    /// HOST:PORT of any node of the group to join, several with commas; without it a new node makes a group of its own.
+    /// One that is a member already goes on as such
+    #[arg(long, env = "DFS_JOIN", value_delimiter = ',', value_name = "HOST:PORT")]
+    pub join: Vec<String>,
+}
+
 /// The Directory: the namespace, the versions, and the one place where a write is committed
 #[derive(Clone, Debug, Parser)]
 #[command(name = "dfs-directory", version)]
 pub struct DirectoryOptions {
     #[command(flatten)]
     pub common: Common,
+    #[command(flatten)]
+    pub group: GroupOptions,
     /// Replica groups; fixed when the cluster is made
     #[arg(long, env = "DFS_GROUPS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=GROUPS_MAX))]
     pub groups: u32,
@@ -84,6 +95,8 @@ pub struct DirectoryOptions {
 pub struct LockOptions {
     #[command(flatten)]
     pub common: Common,
+    #[command(flatten)]
+    pub group: GroupOptions,
     /// HOST:PORT of the Directory; several with commas
     #[arg(long, env = "DFS_DIRECTORY", value_delimiter = ',', required = true)]
     pub directory: Vec<String>,

@@ -21,6 +21,8 @@ pub mod directory;
 pub mod fileserver;
 pub mod lock;
 
+pub mod raft;
+
 pub mod client;
 
 pub mod cli;

@@ -12,7 +12,7 @@ use std::{
 use dfs::status::{Reason, Retry};
 
 /// What a module of the crate may import of the crate. A service may import itself; services meet in the contract alone.
-const MAY_IMPORT: [(&str, &[&str]); 17] = [
+const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("types", &[]),
     ("pb", &[]),
     ("durable", &["types"]),
@@ -22,9 +22,10 @@ const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("config", &["types", "telemetry"]),
     ("serve", &["config", "pb"]),
     ("convert", &["types", "pb", "cluster", "status"]),
-    ("status", &["types", "pb", "directory", "lock", "fileserver"]),
-    ("directory", &["types", "pb", "cluster", "config", "convert", "durable", "serve", "status", "token"]),
-    ("lock", &["types", "pb", "cluster", "config", "convert", "durable", "serve", "status", "token"]),
+    ("status", &["types", "pb", "directory", "lock", "fileserver", "raft"]),
+    ("raft", &["types", "pb", "durable", "serve", "status"]),
+    ("directory", &["types", "pb", "cluster", "config", "convert", "durable", "raft", "serve", "status", "token"]),
+    ("lock", &["types", "pb", "cluster", "config", "convert", "durable", "raft", "serve", "status", "token"]),
     ("fileserver", &["types", "pb", "cluster", "config", "convert", "durable", "serve", "status"]),
     ("client", &["types", "pb", "cluster", "convert", "serve", "status"]),
     ("cli", &["types", "client", "cluster", "config", "durable", "status", "telemetry"]),

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use super::{
-    cluster, context::Context, copy, dev, diagnose, diff, edit, error::Result, healthcheck, list, local, locks, read,
-    remove, replicas, settings::Flags, shell, stat, transfer, tree, versions, watch, write,
+    cluster, context::Context, copy, dev, diagnose, diff, edit, error::Result, healthcheck, list, local, locks,
+    members, read, remove, replicas, settings::Flags, shell, stat, transfer, tree, versions, watch, write,
 };
 
 /// A distributed file store that cannot lose an update
@@ -81,6 +81,9 @@ pub enum Command {
     Servers(cluster::ServersCommand),
     /// The replica groups, and who is in them
     Groups(cluster::GroupsArguments),
+    /// The nodes of the Directory's consensus group
+    #[command(subcommand)]
+    Members(members::Command),
     /// The copies of a file, read and checked on each server's own disk
     #[command(visible_alias = "explain")]
     Replicas(replicas::Arguments),
@@ -139,6 +142,7 @@ impl Command {
             Self::Status => cluster::status(context).await,
             Self::Servers(command) => cluster::servers(context, command).await,
             Self::Groups(arguments) => cluster::groups(context, arguments).await,
+            Self::Members(command) => members::run(context, command).await,
             Self::Replicas(arguments) => replicas::run(context, arguments).await,
             Self::Watch(arguments) => watch::run(context, arguments).await,
             Self::Ping => diagnose::ping(context).await,

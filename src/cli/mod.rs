@@ -39,6 +39,7 @@ mod diff;
 mod versions;
 
 mod locks;
+mod members;
 
 mod cluster;
 mod replicas;

@@ -80,7 +80,7 @@ impl Service<'_> {
         F: Fn(Channel, Request<R>) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
-        let mut tries = Tries::until(deadline);
+        let mut tries = Tries::among(self.known.len(), deadline);
         loop {
             let Some(address) = self.endpoints.current(&self.known) else {
                 return Err(Error::unreachable(format_args!("{what}: no server for it is known")));
@@ -94,10 +94,7 @@ impl Service<'_> {
             };
             let Some(delay) = tries.after(&error, Instant::now(), jitter()) else { return Err(tries.given_up(error)) };
             tracing::debug!(%address, %error, ?delay, "trying again");
-            let leader = error.metadata("leader_address");
-            if !error.is_answer() || leader.is_some() {
-                self.endpoints.failed(&address, leader, &self.known);
-            }
+            self.endpoints.heed(&address, &error, &self.known);
             tokio::time::sleep(delay).await;
         }
     }
@@ -121,7 +118,7 @@ impl Client {
         let inner = &self.inner;
         Service {
             endpoints: &inner.directory_endpoints,
-            known: inner.options.directory.clone(),
+            known: inner.map.directory_addresses(),
             channels: &inner.channels,
         }
     }

@@ -190,10 +190,7 @@ impl Session {
         };
         let result = asked.await;
         if let Err(error) = &result {
-            let leader = error.metadata("leader_address");
-            if !error.is_answer() || leader.is_some() {
-                service.endpoints.failed(&address, leader, &service.known);
-            }
+            service.endpoints.heed(&address, error, &service.known);
         }
         result
     }

@@ -22,6 +22,7 @@ use crate::{
     cluster::{ClusterMap, Server, ServerState},
     convert::cluster::cluster_map,
     pb,
+    status::Reason,
     types::{GroupId, Path, ServerId},
 };
 
@@ -118,6 +119,14 @@ impl Endpoints {
         preferred.clone().or_else(|| known.first().cloned())
     }
 
+    /// `address` has failed a call: unless it is the one to answer, another one is asked next.
+    pub(super) fn heed(&self, address: &str, error: &Error, known: &[String]) {
+        let leader = leader(error, known);
+        if !error.is_answer() || leader.is_some() || error.reason() == Reason::NotLeader {
+            self.failed(address, leader, known);
+        }
+    }
+
     /// `address` did not do; it may have said who would.
     pub(super) fn failed(&self, address: &str, leader: Option<&str>, known: &[String]) {
         let next = match leader {
@@ -129,6 +138,14 @@ impl Endpoints {
         };
         *self.preferred.lock().unwrap_or_else(PoisonError::into_inner) = next;
     }
+}
+
+/// Who leads, by the address that this client can reach.
+fn leader<'a>(error: &'a Error, known: &[String]) -> Option<&'a str> {
+    let inside = error.metadata("leader_address")?;
+    let is_known = known.iter().any(|known| known == inside);
+    let outside = error.metadata("leader_external_address").filter(|outside| !outside.is_empty());
+    Some(outside.filter(|_| !is_known).unwrap_or(inside))
 }
 
 /// The newest map this client has seen. Cheap to clone.
@@ -147,6 +164,15 @@ impl Map {
 
     pub(super) fn view(&self) -> Arc<View> {
         self.view.borrow().clone()
+    }
+
+    /// Where the Directory may be asked: as it was given, and as the map lists it.
+    pub(super) fn directory_addresses(&self) -> Vec<String> {
+        let view = self.view();
+        let mut addresses = self.directory.to_vec();
+        let listed = view.map.directory_servers.iter().map(|server| view.address(server).to_owned());
+        addresses.extend(listed.filter(|address| !self.directory.contains(address)));
+        addresses
     }
 
     /// Takes a map that came with some answer; an older one changes nothing.
@@ -182,12 +208,12 @@ impl Map {
         AbortOnDropHandle::new(tokio::spawn(async move {
             let mut delay = REWATCH_DELAY_FIRST;
             loop {
-                let address = endpoints.current(&map.directory).unwrap_or_default();
+                let address = endpoints.current(&map.directory_addresses()).unwrap_or_default();
                 match map.follow(&address, &mut delay).await {
                     Ok(()) => tracing::debug!(%address, "the watch of the cluster map ended"),
                     Err(error) => {
                         tracing::debug!(%address, %error, "the watch of the cluster map broke");
-                        endpoints.failed(&address, error.metadata("leader_address"), &map.directory);
+                        endpoints.heed(&address, &error, &map.directory_addresses());
                     }
                 }
                 tokio::time::sleep(delay).await;
@@ -216,6 +242,7 @@ mod tests {
     use super::*;
     use crate::{
         cluster::Group,
+        status::Failure,
         types::{ClusterId, Epoch},
     };
 
@@ -314,5 +341,23 @@ mod tests {
         assert_eq!(endpoints.current(&known).as_deref(), Some("c:1"));
         endpoints.failed("c:1", Some("c:1"), &known);
         assert_eq!(endpoints.current(&known).as_deref(), Some("a:1"));
+    }
+
+    #[test]
+    fn a_server_that_does_not_lead_is_left_for_the_leader_by_the_address_that_can_be_reached() {
+        let known = ["a:1".to_owned(), "b:1".to_owned()];
+        let failure = || Failure::new(Reason::NotLeader, "");
+        let names = |inside: &str| {
+            failure().with("leader_address", inside).with("leader_external_address", "localhost:2").into()
+        };
+        let asked_next = |error: Error| {
+            let endpoints = Endpoints::default();
+            endpoints.heed("a:1", &error, &known);
+            endpoints.current(&known).unwrap_or_default()
+        };
+        assert_eq!(asked_next(names("b:1")), "b:1");
+        assert_eq!(asked_next(names("c:1")), "localhost:2");
+        assert_eq!(asked_next(failure().into()), "b:1", "nobody leads yet: the others may know more");
+        assert_eq!(asked_next(Failure::new(Reason::EntryNotFound, "").into()), "a:1", "an answer is an answer");
     }
 }

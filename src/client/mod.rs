@@ -39,6 +39,7 @@ mod keep_alive;
 mod lease;
 mod lock;
 mod map;
+mod members;
 mod model;
 mod ranges;
 mod read;
@@ -64,6 +65,7 @@ pub use self::{
     error::Error,
     health::{HealthPatience, NoHealth, Serving, ask_health},
     lock::{LockGuard, Session, SessionOptions},
+    members::Member,
     model::{
         Change, ChangeKind, ClusterStatus, Entry, EntryKind, FileServerStatus, Health, HealthCheck, Listed, Located,
         LockHolder, LockInfo, LockWaiter, QueuePosition, Receipt, Servers, VersionInfo,

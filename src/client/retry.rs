@@ -17,10 +17,14 @@ const DAMAGED_TRIES_MAX: u32 = 4;
 /// Tries when there is no room: one chance for it to have passed.
 const NO_ROOM_TRIES_MAX: u32 = 2;
 
+/// The longest wait where another server may answer: one of several takes over in about a second.
+const DELAY_MAX_AMONG_SEVERAL: Duration = Duration::from_millis(250);
+
 /// The tries of one logical operation.
 #[derive(Debug)]
 pub(crate) struct Tries {
     deadline: Instant,
+    delay_max: Duration,
     /// Tries that have failed.
     failed: u32,
     /// One of them was not answered.
@@ -29,7 +33,13 @@ pub(crate) struct Tries {
 
 impl Tries {
     pub(crate) fn until(deadline: Instant) -> Self {
-        Self { deadline, failed: 0, in_doubt: false }
+        Self { deadline, delay_max: DELAY_MAX, failed: 0, in_doubt: false }
+    }
+
+    /// As [`Tries::until`], of a service of so many servers.
+    pub(crate) fn among(servers: usize, deadline: Instant) -> Self {
+        let delay_max = if servers > 1 { DELAY_MAX_AMONG_SEVERAL } else { DELAY_MAX };
+        Self { delay_max, ..Self::until(deadline) }
     }
 
     /// What is left of the caller's time.
@@ -71,7 +81,7 @@ impl Tries {
             Retry::AfterRefresh => error.retry_after().unwrap_or(DELAY_FIRST).min(DELAY_FIRST),
             _ => DELAY_FIRST,
         };
-        let doubled = first.saturating_mul(1 << (self.failed - 1).min(10)).min(DELAY_MAX);
+        let doubled = first.saturating_mul(1 << (self.failed - 1).min(10)).min(self.delay_max);
         let jittered = doubled.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0));
         let delay = jittered.max(error.retry_after().unwrap_or_default());
         (now + delay < self.deadline).then_some(delay)
@@ -99,6 +109,16 @@ mod tests {
             .map(|_| tries.after(&an_error(Reason::Unavailable), start, 1.0).map_or(0, |delay| delay.as_millis()))
             .collect();
         assert_eq!(waits, [100, 200, 400, 800, 1600, 2000, 2000]);
+    }
+
+    #[test]
+    fn where_another_server_may_answer_waits_stay_short() {
+        let start = Instant::now();
+        let mut tries = Tries::among(3, start + Duration::from_secs(3600));
+        let waits: Vec<u128> = (0..4)
+            .map(|_| tries.after(&an_error(Reason::Unavailable), start, 1.0).map_or(0, |delay| delay.as_millis()))
+            .collect();
+        assert_eq!(waits, [100, 200, 250, 250]);
     }
 
     #[test]

@@ -32,11 +32,11 @@ impl pb::cluster_server::Cluster for ClusterService {
     type HeartbeatStream = ReceiverStream<Result<pb::HeartbeatResponse, Status>>;
 
     async fn register_server(&self, request: Request<pb::RegisterServerRequest>) -> Answer<pb::RegisterServerResponse> {
-        Ok(Response::new(register(self.0.enter()?, request.get_ref()).await?))
+        Ok(Response::new(register(&*self.0.enter()?, request.get_ref()).await?))
     }
 
     async fn heartbeat(&self, request: Request<Streaming<pb::HeartbeatRequest>>) -> Answer<Self::HeartbeatStream> {
-        let directory = self.0.enter()?.clone();
+        let directory = self.0.enter()?;
         let beats = request.into_inner();
         let streams = directory.streams.clone();
         Ok(Response::new(streams.start(|sink| heartbeat::serve(directory, beats, sink))?))
@@ -46,7 +46,7 @@ impl pb::cluster_server::Cluster for ClusterService {
         &self,
         _: Request<pb::GetClusterStatusRequest>,
     ) -> Answer<pb::GetClusterStatusResponse> {
-        Ok(Response::new(status(self.0.enter()?).await?))
+        Ok(Response::new(status(&*self.0.enter()?).await?))
     }
 
     async fn list_servers(&self, _: Request<pb::ListServersRequest>) -> Answer<pb::ListServersResponse> {
@@ -69,7 +69,7 @@ impl pb::cluster_server::Cluster for ClusterService {
 
     async fn report_suspect(&self, request: Request<pb::ReportSuspectRequest>) -> Answer<pb::ReportSuspectResponse> {
         let directory = self.0.enter()?;
-        report::decide(directory, report::Report::try_from(request.get_ref())?).await?;
+        report::decide(&directory, report::Report::try_from(request.get_ref())?).await?;
         let cluster_map = Some((&directory.cluster_map()).into());
         Ok(Response::new(pb::ReportSuspectResponse { header: directory.header_now(), cluster_map }))
     }
@@ -77,7 +77,7 @@ impl pb::cluster_server::Cluster for ClusterService {
     async fn add_in_sync(&self, request: Request<pb::AddInSyncRequest>) -> Answer<pb::AddInSyncResponse> {
         let directory = self.0.enter()?;
         let group = crate::types::GroupId(request.get_ref().group);
-        let header = mutations::done(directory, convert::add_in_sync(request.get_ref())?).await?;
+        let header = mutations::done(&directory, convert::add_in_sync(request.get_ref())?).await?;
         let group = directory.cluster_map().groups.get(&group).map(Into::into);
         Ok(Response::new(pb::AddInSyncResponse { header, group }))
     }

@@ -1,35 +1,41 @@
-//! The one proposer: takes whatever commands are queued, applies them in one durable step, then answers them all.
+//! The one proposer of a leading Directory: takes whatever commands are queued, and puts them into the log as one entry.
 //!
-//! The state machine blocks on the disk, so it has a thread of its own, and the mailbox is the only way to it. Many
-//! callers share one sync: that is where the Directory's throughput comes from. What the others look at, the revision
-//! and the cluster map, is published before the answers go out, so that nobody is told of a change that a look a moment
-//! later does not show.
-//!
-//! When the tables fail, nothing more is applied and the service ends: what a failed sync has left behind is only known
-//! after the database was opened again.
+//! Many callers share an entry, and many entries a sync: that is where the Directory's throughput comes from. What comes
+//! while some are under way makes up the next entry, so a lone command waits for nobody. An answer is given when the entry
+//! is on stable storage on a majority and applied here, and what the others look at is published before.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use tokio::sync::{mpsc, oneshot, watch};
+use futures::{
+    StreamExt,
+    future::{BoxFuture, FutureExt},
+    stream::FuturesUnordered,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     clock,
     command::{Command, Outcome},
-    error::{Error, Rejected},
-    map,
-    state::{Applied, Database},
+    error::Rejected,
+    records,
+    state::Applied,
 };
 use crate::{
-    cluster::ClusterMap,
-    types::{Revision, Timestamp},
+    raft::{self, Answer, Group},
+    types::Revision,
 };
 
 /// Calls that wait for their turn.
 const MAILBOX_LENGTH: usize = 4096;
-/// Commands of one durable step: bounds the time until the first of them is answered.
-const BATCH_COMMANDS_MAX: usize = 4096;
+/// Commands of one entry: bounds the time until the first of them is answered.
+const BATCH_COMMANDS_MAX: usize = 512;
+/// Entries under way.
+const ENTRIES_MAX: usize = 4;
 /// How long a call waits for a place in the mailbox.
 const QUEUE_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a call waits for its answer; a disk that hangs for longer leaves the outcome unknown.
@@ -46,19 +52,15 @@ pub enum ProposeError {
     Stopping,
     #[error("the Directory's disk did not answer in time; the change may or may not have happened")]
     TimedOut,
+    #[error(transparent)]
+    Group(#[from] raft::Error),
 }
 
-/// The newest durable state, in short.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    pub revision: Revision,
-    /// Of the last command; the Directory's time never goes back behind it.
-    pub time: Timestamp,
-}
+type Answered = Result<Vec<Applied>, raft::Error>;
 
 struct Proposal {
     commands: Vec<Command>,
-    answer: oneshot::Sender<Vec<Applied>>,
+    answer: oneshot::Sender<Answered>,
 }
 
 enum Message {
@@ -88,180 +90,195 @@ impl Proposer {
             mpsc::error::SendTimeoutError::Closed(_) => ProposeError::Stopping,
         })?;
         match tokio::time::timeout(ANSWER_DEADLINE, answered).await {
-            Ok(Ok(applied)) => Ok(applied),
+            Ok(Ok(applied)) => Ok(applied?),
             Ok(Err(_)) => Err(ProposeError::Stopping),
             Err(_) => Err(ProposeError::TimedOut),
         }
     }
 }
 
-/// The running thread, and what it publishes.
+/// The log, as the driver needs it.
+pub trait Log: Send + Sync + 'static {
+    fn propose(&self, entry: bytes::Bytes) -> impl Future<Output = Result<Answer, raft::Error>> + Send;
+}
+
+impl Log for Group {
+    async fn propose(&self, entry: bytes::Bytes) -> Result<Answer, raft::Error> {
+        Group::propose(self, entry).await
+    }
+}
+
+/// The running task.
 pub struct Driver {
-    /// How the thread ended; nothing if it panicked.
-    result: oneshot::Receiver<Result<(), Error>>,
+    task: JoinHandle<()>,
     proposer: Proposer,
-    pub progress: watch::Receiver<Progress>,
-    pub map: watch::Receiver<Arc<ClusterMap>>,
 }
 
 impl Driver {
-    /// Starts the thread. It ends when told to, or after a failure of the tables; `ended` is cancelled then.
-    pub fn start(database: Arc<Database>, ended: CancellationToken) -> Result<Self, Error> {
-        let view = database.view()?;
-        let (progress_sender, progress) = watch::channel(Progress { revision: view.revision(), time: view.time() });
-        let (map_sender, map) = watch::channel(Arc::new(map::load(&view)?));
-        drop(view);
+    /// Starts the task. It ends when told to; when `lost` is cancelled, whoever waits is told that the lead was lost.
+    pub fn start<L: Log>(log: Arc<L>, lost: CancellationToken) -> Self {
         let (sender, mailbox) = mpsc::channel(MAILBOX_LENGTH);
-        let (result_sender, result) = oneshot::channel();
-        thread::spawn(move || {
-            // However the thread ends, also by a panic.
-            let _ended = ended.drop_guard();
-            let result = Loop { database, mailbox, progress: progress_sender, map: map_sender }.run();
-            if let Err(Err(error)) = result_sender.send(result) {
-                // Nobody waits for it where the start has failed.
-                tracing::error!(error = &error as &dyn std::error::Error, "the tables have failed");
-            }
-        });
-        Ok(Self { result, proposer: Proposer(sender), progress, map })
+        let task = tokio::spawn(Loop { log, mailbox, lost, under_way: FuturesUnordered::new() }.run());
+        Self { task, proposer: Proposer(sender) }
     }
 
     pub fn proposer(&self) -> Proposer {
         self.proposer.clone()
     }
 
-    /// Answers what was proposed before, and ends the thread. Says why, if the tables failed.
+    /// Answers what was proposed before, and ends the task.
     pub async fn stop(self) -> anyhow::Result<()> {
         let ended = async {
-            // A closed mailbox is a thread that has ended already, and has said how.
-            let _ended = self.proposer.0.send(Message::Stop).await;
-            self.result.await
+            // A closed mailbox is a task that has ended already.
+            let _unheard = self.proposer.0.send(Message::Stop).await;
+            self.task.await
         };
         let ended = tokio::time::timeout(ANSWER_DEADLINE, ended).await.context("the disk does not answer")?;
-        ended.context("the thread that applies commands has panicked")?.context("the tables have failed")
+        ended.context("the task that proposes commands has panicked")
     }
 }
 
-struct Loop {
-    database: Arc<Database>,
+struct Loop<L> {
+    log: Arc<L>,
     mailbox: mpsc::Receiver<Message>,
-    progress: watch::Sender<Progress>,
-    map: watch::Sender<Arc<ClusterMap>>,
+    lost: CancellationToken,
+    under_way: FuturesUnordered<BoxFuture<'static, ()>>,
 }
 
-impl Loop {
-    fn run(mut self) -> Result<(), Error> {
+impl<L: Log> Loop<L> {
+    async fn run(mut self) {
         let mut stopping = false;
         while !stopping {
-            let Some(first) = self.mailbox.blocking_recv() else { break };
-            let mut batch = Vec::new();
-            let mut next = Some(first);
-            let mut count = 0;
-            while let Some(message) = next {
-                match message {
-                    Message::Propose(proposal) => {
-                        count += proposal.commands.len();
-                        batch.push(proposal);
-                    }
-                    Message::Stop => {
-                        stopping = true;
-                        break;
-                    }
+            let lost = self.lost.clone();
+            tokio::select! {
+                biased;
+                () = lost.cancelled() => break,
+                Some(()) = self.under_way.next() => {}
+                message = self.mailbox.recv(), if self.under_way.len() < ENTRIES_MAX => {
+                    let (batch, last) = self.gather(message);
+                    stopping = last;
+                    self.begin(batch);
                 }
-                next = (count < BATCH_COMMANDS_MAX).then(|| self.mailbox.try_recv().ok()).flatten();
             }
-            self.apply(batch)?;
         }
-        Ok(())
+        // Who comes now is told at once; who was before is answered, or told that the lead was lost.
+        self.mailbox.close();
+        while self.under_way.next().await.is_some() {}
     }
 
-    /// One durable step for all that is still waited for; then the answers.
-    fn apply(&self, batch: Vec<Proposal>) -> Result<(), Error> {
-        let mut commands = Vec::new();
-        let mut answers = Vec::new();
+    /// The message and what lies behind it; whether that was the last.
+    fn gather(&mut self, first: Option<Message>) -> (Vec<Proposal>, bool) {
+        let (mut batch, mut count) = (Vec::new(), 0);
+        let mut next = first;
+        loop {
+            match next {
+                Some(Message::Propose(proposal)) => {
+                    count += proposal.commands.len();
+                    batch.push(proposal);
+                }
+                Some(Message::Stop) | None => return (batch, true),
+            }
+            if count >= BATCH_COMMANDS_MAX {
+                return (batch, false);
+            }
+            next = match self.mailbox.try_recv() {
+                Ok(message) => Some(message),
+                Err(_) => return (batch, false),
+            };
+        }
+    }
+
+    /// One entry for all that is still waited for.
+    fn begin(&mut self, batch: Vec<Proposal>) {
+        let (mut commands, mut answers) = (Vec::new(), Vec::new());
         for proposal in batch {
             if !proposal.answer.is_closed() {
                 answers.push((proposal.commands.len(), proposal.answer));
                 commands.extend(proposal.commands);
             }
         }
-        let mut applied = self.database.apply(clock::now(), &commands)?.into_iter();
-        self.publish()?;
-        for (count, answer) in answers {
-            // Who has gone in the meantime asks again under the same write id.
-            let _unheard = answer.send(applied.by_ref().take(count).collect());
+        if answers.is_empty() {
+            return;
         }
-        Ok(())
+        let entry = records::batch_out(clock::now(), &commands);
+        let (log, lost) = (self.log.clone(), self.lost.clone());
+        let proposing = async move {
+            let answered = tokio::select! {
+                answered = log.propose(entry) => answered.and_then(applied),
+                () = lost.cancelled() => Err(raft::Error::LeadLost { leader: None }),
+            };
+            tell(answers, answered);
+        };
+        self.under_way.push(proposing.boxed());
     }
+}
 
-    fn publish(&self) -> Result<(), Error> {
-        let view = self.database.view()?;
-        let map_version = self.map.borrow().map_version;
-        if view.map_version() != map_version {
-            self.map.send_replace(Arc::new(map::load(&view)?));
+fn applied(answer: Answer) -> Answered {
+    answer.downcast().map(|applied| *applied).map_err(|_| raft::Error::Ended)
+}
+
+fn tell(answers: Vec<(usize, oneshot::Sender<Answered>)>, answered: Answered) {
+    match answered {
+        Ok(applied) => {
+            let mut applied = applied.into_iter();
+            for (count, answer) in answers {
+                // Who has gone in the meantime asks again under the same write id.
+                let _unheard = answer.send(Ok(applied.by_ref().take(count).collect()));
+            }
         }
-        let newest = Progress { revision: view.revision(), time: view.time() };
-        self.progress.send_if_modified(|progress| std::mem::replace(progress, newest) != newest);
-        Ok(())
+        Err(error) => {
+            for (_, answer) in answers {
+                let _unheard = answer.send(Err(error.clone()));
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        sync::atomic::{AtomicBool, Ordering},
-    };
+    use std::sync::atomic::{AtomicBool, Ordering};
 
-    use redb::{StorageBackend, backends::InMemoryBackend};
+    use redb::backends::InMemoryBackend;
 
     use super::*;
     use crate::{
-        directory::command::Settings,
-        types::{ClusterId, WriteId},
+        directory::{command::Settings, machine::DirectoryMachine, state::Database},
+        raft::Machine,
+        types::{ClusterId, Timestamp, WriteId},
     };
 
-    /// Memory that can be told to fail its syncs.
-    #[derive(Debug, Default)]
-    struct Disk {
-        memory: InMemoryBackend,
-        broken: Arc<AtomicBool>,
+    /// A log of one that forgets: applies what is proposed, unless it is told to fail or to be silent.
+    struct Immediate {
+        database: Database,
+        machine: DirectoryMachine,
+        failing: AtomicBool,
+        silent: AtomicBool,
     }
 
-    impl StorageBackend for Disk {
-        fn len(&self) -> io::Result<u64> {
-            self.memory.len()
-        }
-
-        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-            self.memory.read(offset, out)
-        }
-
-        fn set_len(&self, length: u64) -> io::Result<()> {
-            self.memory.set_len(length)
-        }
-
-        fn sync_data(&self) -> io::Result<()> {
-            if self.broken.load(Ordering::SeqCst) {
-                return Err(io::Error::other("the disk is broken"));
+    impl Log for Immediate {
+        async fn propose(&self, entry: bytes::Bytes) -> Result<Answer, raft::Error> {
+            if self.failing.load(Ordering::SeqCst) {
+                return Err(raft::Error::NotLeader { leader: None });
             }
-            self.memory.sync_data()
-        }
-
-        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            self.memory.write(offset, data)
+            if self.silent.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            let transaction = self.database.store().begin_write().unwrap();
+            let answer = self.machine.apply(&transaction, &[entry]).unwrap().pop().unwrap();
+            transaction.commit().unwrap();
+            self.machine.applied(self.database.store()).unwrap();
+            Ok(answer)
         }
     }
 
     struct Setup {
         driver: Driver,
-        broken: Arc<AtomicBool>,
-        ended: CancellationToken,
+        log: Arc<Immediate>,
+        lost: CancellationToken,
     }
 
     fn a_running_driver() -> Setup {
-        let disk = Disk::default();
-        let broken = disk.broken.clone();
-        let database = Database::open_backend(disk).unwrap();
+        let database = Database::open_backend(InMemoryBackend::new()).unwrap();
         let settings = Settings {
             group_count: 1,
             copies: 1,
@@ -273,9 +290,11 @@ mod tests {
         };
         let bootstrap = Command::Bootstrap { cluster: ClusterId::random(), lock_key: [7; 32], settings };
         database.apply(Timestamp(1), &[bootstrap]).unwrap();
-        let ended = CancellationToken::new();
-        let driver = Driver::start(Arc::new(database), ended.clone()).unwrap();
-        Setup { driver, broken, ended }
+        let machine = DirectoryMachine::new(&database).unwrap();
+        let (failing, silent) = (AtomicBool::new(false), AtomicBool::new(false));
+        let log = Arc::new(Immediate { database, machine, failing, silent });
+        let lost = CancellationToken::new();
+        Setup { driver: Driver::start(log.clone(), lost.clone()), log, lost }
     }
 
     fn create(path: &str) -> Command {
@@ -289,18 +308,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_batch_is_applied_in_order_and_each_command_is_answered_by_itself() {
-        let Setup { driver, .. } = a_running_driver();
+        let Setup { driver, log, .. } = a_running_driver();
         let batch = vec![create("/a/b"), create("/a"), create("/a/b"), create("/a")];
         let applied = driver.proposer().propose_all(batch).await.unwrap();
         let accepted: Vec<bool> = applied.iter().map(|applied| applied.result.is_ok()).collect();
         assert_eq!(accepted, [false, true, true, false]);
-        assert_eq!(driver.progress.borrow().revision, applied[3].revision, "published before it is answered");
+        let published = log.machine.progress().borrow().revision;
+        assert_eq!(published, applied[3].revision, "published before it is answered");
         driver.stop().await.unwrap();
     }
 
     #[tokio::test]
     async fn what_was_proposed_before_the_stop_is_answered_and_nothing_after() {
-        let Setup { driver, ended, .. } = a_running_driver();
+        let Setup { driver, .. } = a_running_driver();
         let proposer = driver.proposer();
         let calls = (0..100).map(|number| {
             let proposer = proposer.clone();
@@ -309,22 +329,38 @@ mod tests {
         let answers = futures::future::join_all(calls).await;
         assert!(answers.iter().all(Result::is_ok));
         driver.stop().await.unwrap();
-        ended.cancelled().await;
         assert!(matches!(proposer.propose(create("/late")).await, Err(ProposeError::Stopping)));
     }
 
     #[tokio::test]
-    async fn nothing_is_acknowledged_that_could_not_be_synced() {
-        let Setup { driver, broken, ended } = a_running_driver();
+    async fn nothing_is_acknowledged_that_the_log_has_refused() {
+        let Setup { driver, log, .. } = a_running_driver();
         let proposer = driver.proposer();
         proposer.propose(create("/before")).await.unwrap();
-        let before = *driver.progress.borrow();
-        broken.store(true, Ordering::SeqCst);
-        assert!(matches!(proposer.propose(create("/lost")).await, Err(ProposeError::Stopping)));
-        ended.cancelled().await;
-        broken.store(false, Ordering::SeqCst);
-        assert!(matches!(proposer.propose(create("/after")).await, Err(ProposeError::Stopping)), "no second try");
-        assert_eq!(*driver.progress.borrow(), before);
-        assert!(driver.stop().await.is_err());
+        let before = *log.machine.progress().borrow();
+        log.failing.store(true, Ordering::SeqCst);
+        let refused = proposer.propose(create("/lost")).await;
+        assert!(matches!(refused, Err(ProposeError::Group(raft::Error::NotLeader { .. }))), "{refused:?}");
+        assert_eq!(*log.machine.progress().borrow(), before);
+        log.failing.store(false, Ordering::SeqCst);
+        proposer.propose(create("/after")).await.unwrap();
+        driver.stop().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_when_the_lead_is_lost_is_told_at_once() {
+        let Setup { driver, log, lost } = a_running_driver();
+        log.silent.store(true, Ordering::SeqCst);
+        let proposer = driver.proposer();
+        let waiting = tokio::spawn({
+            let proposer = proposer.clone();
+            async move { proposer.propose(create("/a")).await }
+        });
+        tokio::task::yield_now().await;
+        lost.cancel();
+        let told = waiting.await.unwrap();
+        let expected = matches!(told, Err(ProposeError::Group(raft::Error::LeadLost { .. }) | ProposeError::Stopping));
+        assert!(expected, "{told:?}");
+        assert!(matches!(proposer.propose(create("/b")).await, Err(ProposeError::Stopping)));
     }
 }

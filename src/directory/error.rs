@@ -88,6 +88,8 @@ pub enum StorageError {
     Damaged { table: &'static str, what: &'static str },
     #[error("the database has format {found}, newer than {known}; a newer version of dfs wrote it")]
     NewerFormat { found: u32, known: u32 },
+    #[error(transparent)]
+    Store(#[from] crate::raft::StoreError),
 }
 
 /// redb has an error type for each kind of call; to us they are one.

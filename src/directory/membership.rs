@@ -116,7 +116,9 @@ pub(super) fn register(tables: &mut Tables, registration: &Registration) -> Resu
 fn check_replaceable(tables: &Tables, registration: &Registration) -> Result<(), Error> {
     let server = &registration.server;
     let key = (server_kind_out(registration.kind), server.as_str());
-    let alive = tables.servers.get(key)?.is_some_and(|record| !record.down);
+    // Which Directory node lives is for their group to say, not for a lease.
+    let is_judged = registration.kind != ServerKind::Directory;
+    let alive = is_judged && tables.servers.get(key)?.is_some_and(|record| !record.down);
     let needed = registration.kind == ServerKind::FileServer
         && all_groups(tables)?.iter().any(|group| group.is_in_sync(server) && group.in_sync.len() == 1);
     if alive || needed { Err(Rejected::ServerIdTaken { server: server.clone() }.into()) } else { Ok(()) }

@@ -45,6 +45,7 @@ mod tables;
 
 mod clock;
 pub mod driver;
+mod machine;
 mod map;
 mod open;
 pub mod reader;
@@ -66,7 +67,10 @@ mod report;
 mod service;
 mod tree;
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Context;
 use futures::FutureExt;
@@ -75,17 +79,19 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 
 use self::{
-    command::ServerKind,
-    driver::{Progress, Proposer},
-    probe::Prober,
-    reader::Reader,
+    command::ServerKind, driver::Proposer, machine::Progress, open::Node, probe::Prober, reader::Reader,
     streams::Streams,
 };
 use crate::{
     cluster::{ClusterMap, Server, ServerState},
     config::DirectoryOptions,
-    pb::{self, cluster_server::ClusterServer, directory_server::DirectoryServer},
-    serve::Services,
+    durable::DataDir,
+    pb::{
+        self, cluster_server::ClusterServer, directory_server::DirectoryServer, members_server::MembersServer,
+        raft_server::RaftServer,
+    },
+    raft::{self, Gate, Group, MembersService, RaftService, Role},
+    serve::{Readiness, Services},
     status::{Failure, Reason},
     token::LockKey,
     types::{ClusterId, Revision, ServerId, Timestamp},
@@ -94,61 +100,177 @@ use crate::{
 /// A batch of commits with the longest paths fits.
 const REQUEST_BYTES_MAX: usize = 8 << 20;
 
-/// Serves until `shutdown`. Blocks nobody meanwhile: health is answered from the beginning, everything else once the
-/// state is open.
+/// How long what was begun under a lead may go on after it was lost.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Serves until `shutdown`. Blocks nobody meanwhile: health is answered from the beginning, everything else once this node
+/// knows its part.
 pub async fn run(options: DirectoryOptions, listener: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
     let address = listener.local_addr().context("the address listened on")?;
     let stop = shutdown.child_token();
-    let door = Door::default();
+    let (door, gate) = (Door::default(), Gate::default());
     let mut services = Services::new();
     let directory_service = service::DirectoryService(door.clone());
     let cluster_service = cluster_service::ClusterService(door.clone());
+    let raft_service = RaftService::new(gate.clone());
     services.add(DirectoryServer::new(directory_service).max_decoding_message_size(REQUEST_BYTES_MAX));
     services.add(ClusterServer::new(cluster_service).max_decoding_message_size(REQUEST_BYTES_MAX));
+    services.add(MembersServer::new(MembersService(gate.clone())));
+    services.add(RaftServer::new(raft_service).max_decoding_message_size(raft::MESSAGE_BYTES_MAX));
     let readiness = services.readiness().await;
     let serving = services.serve(listener, stop.clone());
+    let served = CancellationToken::new();
     let serving = tokio::spawn({
         // However serving ends, everything else ends too.
-        let stop = stop.clone().drop_guard();
-        serving.inspect(move |_| drop(stop))
+        let ends = (stop.clone().drop_guard(), served.clone().drop_guard());
+        serving.inspect(move |_| drop(ends))
     });
 
-    let opened = open::open(&options, address, stop.clone()).await;
-    let worked = match &opened {
-        Ok(opened) => {
-            door.open(opened.directory.clone());
-            readiness.set(ServingStatus::Serving).await;
-            tracing::info!(server = %opened.directory.server.server, cluster = %opened.directory.cluster, "serving");
-            work(opened.directory.clone(), &stop).await
+    let opened = open::open(&options, address).await;
+    let worked = match opened {
+        Ok((node, data)) => {
+            gate.open(node.group.clone());
+            let belonging = tokio::spawn(belong(data, node.machine.map(), stop.clone()));
+            let (readiness, join, stop) = (readiness.clone(), options.group.join, stop.clone());
+            let part = Part { node, door, readiness, join, stop: stop.clone(), served };
+            let worked = part.play().await;
+            stop.cancel();
+            // The folder is let go last.
+            worked.and(belonging.await.context("belong to a cluster")?)
         }
-        Err(_) => Ok(()),
+        Err(error) => Err(error),
     };
     stop.cancel();
     readiness.set(ServingStatus::NotServing).await;
-    // Calls under way may still propose: the driver ends after them, and the folder is let go last.
     let served = serving.await.context("serve")?;
-    let open::Opened { driver, data, .. } = opened?;
-    let stopped = driver.stop().await;
-    drop(data);
-    stopped.and(served).and(worked)
+    worked.and(served)
 }
 
-/// What goes on until `stop`, beside answering calls.
-async fn work(directory: Arc<Directory>, stop: &CancellationToken) -> anyhow::Result<()> {
-    let mut chores = JoinSet::new();
-    chores.spawn(overseer::judge_leases(directory.clone()));
-    chores.spawn(overseer::look_after_suspects(directory.clone()));
-    chores.spawn(overseer::collect(directory.clone()));
-    chores.spawn(overseer::spread_primaries(directory.clone()));
-    let worked = tokio::select! {
-        () = stop.cancelled() => Ok(()),
-        Some(ended) = chores.join_next() => ended.context("a task that goes on for ever has panicked"),
-    };
-    stop.cancel();
-    chores.shutdown().await;
-    directory.streams.ended().await;
-    worked
+/// Binds the folder to its cluster as soon as that is known; keeps it until `stop`.
+async fn belong(
+    mut data: DataDir,
+    mut maps: channel::Receiver<Arc<ClusterMap>>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    // However this ends, nothing goes on without the folder.
+    let _stop = stop.clone().drop_guard();
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        map = maps.wait_for(|map| map.map_version > 0) => {
+            let cluster = map.map(|map| map.cluster).context("what is applied is no longer published")?;
+            // Once in a life, and nobody waits for it: the sync may block this thread.
+            data.set_cluster_id(cluster)?;
+        }
+    }
+    stop.cancelled().await;
+    Ok(())
 }
+
+/// This node's part in its group, as it changes.
+struct Part {
+    node: Node,
+    door: Door,
+    readiness: Readiness,
+    join: Vec<String>,
+    stop: CancellationToken,
+    /// No call is under way any more.
+    served: CancellationToken,
+}
+
+impl Part {
+    /// Until `stop`, or until the log or the tables have failed.
+    async fn play(self) -> anyhow::Result<()> {
+        let group = self.node.group.clone();
+        let mut chores = JoinSet::new();
+        chores.spawn(group.clone().become_member(self.join.clone()));
+        chores.spawn(group.clone().promote_learners());
+        let mut role = group.role();
+        let played = loop {
+            let now = role.borrow_and_update().clone();
+            match now {
+                Role::Leader { term } => match self.reign(term).await {
+                    Ok(Ended::Lost) => continue,
+                    Ok(Ended::Stopped) => break Ok(()),
+                    Err(error) => break Err(error),
+                },
+                Role::Other { leader } => {
+                    let status = if leader.is_some() { ServingStatus::Serving } else { ServingStatus::NotServing };
+                    self.door.lead_elsewhere(leader);
+                    self.readiness.set(status).await;
+                }
+                Role::Ended if self.stop.is_cancelled() => break Ok(()),
+                Role::Ended => break Err(anyhow::anyhow!("the log or the tables have failed")),
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => break Ok(()),
+                changed = role.changed() => if changed.is_err() { break Ok(()) },
+            }
+        };
+        self.stop.cancel();
+        chores.shutdown().await;
+        group.hand_over().await;
+        group.stop().await;
+        played
+    }
+
+    /// What goes on while this node leads.
+    async fn reign(&self, term: u64) -> anyhow::Result<Ended> {
+        let lost = CancellationToken::new();
+        let streams = self.stop.child_token();
+        let begun = tokio::select! {
+            begun = open::begin(&self.node, lost.clone(), streams) => begun,
+            () = self.node.group.leads_no_more(term) => return Ok(Ended::Lost),
+        };
+        let open::Reign { directory, driver } = match begun {
+            Ok(reign) => reign,
+            Err(error) if error.is::<open::Unfit>() => return Err(error),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "the lead was not taken up");
+                tokio::time::sleep(PAUSE).await;
+                return Ok(Ended::Lost);
+            }
+        };
+        self.door.open(directory.clone());
+        self.readiness.set(ServingStatus::Serving).await;
+        tracing::info!(server = %directory.server.server, cluster = %directory.cluster, term, "leading");
+        let mut chores = JoinSet::new();
+        chores.spawn(overseer::judge_leases(directory.clone()));
+        chores.spawn(overseer::look_after_suspects(directory.clone()));
+        chores.spawn(overseer::collect(directory.clone()));
+        chores.spawn(overseer::spread_primaries(directory.clone()));
+        chores.spawn(overseer::list_nodes(directory.clone()));
+        let ended = tokio::select! {
+            () = self.stop.cancelled() => Ok(Ended::Stopped),
+            () = self.node.group.leads_no_more(term) => Ok(Ended::Lost),
+            Some(ended) = chores.join_next() => {
+                ended.context("a task that goes on for ever has panicked").map(|()| Ended::Stopped)
+            }
+        };
+        chores.shutdown().await;
+        if let Ok(Ended::Lost) = ended {
+            self.door.lead_elsewhere(None);
+            directory.streams.end(raft::Error::NotLeader { leader: None }.into());
+            lost.cancel();
+            // Their clients are told; who does not listen is cut off by what they wait for.
+            let _unheard = tokio::time::timeout(LAST_WORDS, directory.streams.ended()).await;
+            return ended;
+        }
+        self.stop.cancel();
+        directory.streams.ended().await;
+        // Calls under way may still propose.
+        self.served.cancelled().await;
+        driver.stop().await.and(ended)
+    }
+}
+
+/// Why a reign is over.
+enum Ended {
+    Lost,
+    Stopped,
+}
+
+/// Before a lead that could not be taken up is tried again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The running Directory, as the handlers see it.
 pub struct Directory {
@@ -156,6 +278,7 @@ pub struct Directory {
     lock_key: LockKey,
     /// This process, as the map shows it.
     server: Server,
+    group: Arc<Group>,
     proposer: Proposer,
     reader: Reader,
     progress: channel::Receiver<Progress>,
@@ -187,7 +310,7 @@ impl Directory {
             cluster_id: self.cluster.to_string(),
             server_id: self.server.server.to_string(),
             revision: revision.0,
-            term: 0,
+            term: self.group.term(),
         })
     }
 
@@ -236,17 +359,37 @@ impl Directory {
     }
 }
 
-/// Where the handlers find the Directory once its state is open.
+/// Where the handlers find the Directory while this node leads.
 #[derive(Clone, Default)]
-struct Door(Arc<OnceLock<Arc<Directory>>>);
+struct Door(Arc<Mutex<Behind>>);
+
+#[derive(Default)]
+enum Behind {
+    #[default]
+    Starting,
+    Here(Arc<Directory>),
+    Elsewhere(Option<raft::Node>),
+}
 
 impl Door {
-    fn open(&self, directory: Arc<Directory>) {
-        assert!(self.0.set(directory).is_ok(), "a process opens its state once");
+    fn set(&self, behind: Behind) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = behind;
     }
 
-    fn enter(&self) -> Result<&Arc<Directory>, Failure> {
-        self.0.get().ok_or_else(|| Failure::new(Reason::Unavailable, "the Directory is starting"))
+    fn open(&self, directory: Arc<Directory>) {
+        self.set(Behind::Here(directory));
+    }
+
+    fn lead_elsewhere(&self, leader: Option<raft::Node>) {
+        self.set(Behind::Elsewhere(leader));
+    }
+
+    fn enter(&self) -> Result<Arc<Directory>, Failure> {
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Behind::Here(directory) => Ok(directory.clone()),
+            Behind::Elsewhere(leader) => Err(raft::Error::NotLeader { leader: leader.clone() }.into()),
+            Behind::Starting => Err(Failure::new(Reason::Unavailable, "the Directory is starting")),
+        }
     }
 }
 

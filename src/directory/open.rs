@@ -1,4 +1,4 @@
-//! From a data folder to a running Directory: makes the cluster at the first start, opens it at every other.
+//! From a data folder to a node of the Directory, and from a node that leads to a running Directory.
 
 use std::{
     net::SocketAddr,
@@ -10,10 +10,11 @@ use anyhow::{Context, bail};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Directory, clock,
+    Directory,
     command::{Command, Registration, ServerKind, Settings},
-    driver::Driver,
+    driver::{Driver, ProposeError},
     lease,
+    machine::DirectoryMachine,
     model::Cluster,
     probe::Prober,
     reader::Reader,
@@ -25,54 +26,122 @@ use crate::{
     cluster::{Server, ServerState},
     config::DirectoryOptions,
     durable::DataDir,
+    raft::{self, Group, NodeId},
     token::LOCK_KEY_LENGTH,
     types::{ClusterId, StoreId},
 };
 
 const KIND: &str = "directory";
 const DATABASE_FILE: &str = "directory.redb";
+/// Of the log, in the data folder.
+const LOG_FOLDER: &str = "raft";
 
-/// Everything that runs.
-pub struct Opened {
-    pub directory: Arc<Directory>,
-    pub driver: Driver,
-    /// Keeps other processes out of the folder.
-    pub data: DataDir,
+/// One node, whether it leads or not.
+pub struct Node {
+    pub group: Arc<Group>,
+    pub machine: Arc<DirectoryMachine>,
+    database: Arc<Database>,
+    settings: Settings,
+    /// This process, as the map shows it.
+    server: Server,
 }
 
-/// Opens the folder; `stop` ends the streams, and is cancelled if the tables fail later.
-pub async fn open(options: &DirectoryOptions, address: SocketAddr, stop: CancellationToken) -> anyhow::Result<Opened> {
+/// Opens the folder. The second part keeps other processes out of it.
+pub async fn open(options: &DirectoryOptions, address: SocketAddr) -> anyhow::Result<(Node, DataDir)> {
     let settings = settings(options)?;
     let path = options.common.data.clone();
     let opening = tokio::task::spawn_blocking(move || {
-        let mut data = DataDir::open(&path, KIND)?;
+        let data = DataDir::open(&path, KIND)?;
         let file = data.path().join(DATABASE_FILE);
+        let is_there = file.exists();
+        if let Some(lost) = data.cluster_id().filter(|_| !is_there) {
+            bail!(
+                "the folder belongs to cluster {lost}, but its database is gone: restore {DATABASE_FILE} from a backup"
+            );
+        }
         let database = Database::open(&file).with_context(|| format!("open {}", file.display()))?;
-        let cluster = make_or_check(&database, &mut data, settings)?;
-        anyhow::Ok((data, Arc::new(database), cluster))
+        let has_state = database.view()?.cluster().is_some();
+        anyhow::Ok((data, Arc::new(database), has_state))
     });
-    let (data, database, cluster) = opening.await.context("open the data folder")??;
-
-    let driver = Driver::start(database.clone(), stop.clone())?;
+    let (data, database, has_state) = opening.await.context("open the data folder")??;
+    let machine = Arc::new(DirectoryMachine::new(&database)?);
     let server = this_server(options, address);
-    driver.proposer().propose(Command::RegisterServer { registration: registration(&server, data.store_id()) }).await?;
-    let known = database.view()?.servers()?.into_iter().map(|record| record.registration);
-    let others = known.filter(|known| known.kind != ServerKind::Directory).map(|known| (known.server, known.store));
+    let group_options = raft::Options {
+        folder: data.path().join(LOG_FOLDER),
+        node: node_id(data.store_id()),
+        me: raft::Node {
+            server: server.server.to_string(),
+            address: server.address.clone(),
+            external_address: server.external_address.clone(),
+        },
+        joins: !options.group.join.is_empty(),
+        has_state,
+    };
+    let group = Group::start(group_options, database.store().clone(), machine.clone()).await?;
+    Ok((Node { group, machine, database, settings, server }, data))
+}
+
+/// Drawn with the folder.
+fn node_id(store: StoreId) -> NodeId {
+    let bytes = store.as_bytes();
+    bytes.iter().take(8).fold(0, |id, byte| (id << 8) | u64::from(*byte))
+}
+
+/// What begins when a node comes to lead; ends with `lost` or `stop`.
+pub struct Reign {
+    pub directory: Arc<Directory>,
+    pub driver: Driver,
+}
+
+/// Takes up the lead: makes the cluster if there is none, and gives every server a fresh lease.
+pub async fn begin(node: &Node, lost: CancellationToken, stop: CancellationToken) -> anyhow::Result<Reign> {
+    let driver = Driver::start(node.group.clone(), lost);
+    let proposer = driver.proposer();
+    let known = node.database.view()?.cluster().cloned();
+    let command = match &known {
+        Some(_) => Command::ChangeSettings { settings: node.settings.clone() },
+        None => bootstrap(node.settings.clone())?,
+    };
+    let decided = proposer.propose(command).await;
+    if let Err(ProposeError::Rejected(rejected)) = decided {
+        return Err(rejected).context("the settings do not fit the cluster that the folder holds").context(Unfit);
+    }
+    decided?;
+    proposer.propose(Command::RegisterServer { registration: registration(node.group.node, &node.group.me)? }).await?;
+    let view = node.database.view()?;
+    let Cluster { cluster, lock_key, .. } = view.cluster().cloned().context("the cluster was made a moment ago")?;
+    if known.is_none() {
+        tracing::info!(%cluster, "made a new cluster");
+    }
+    let servers = view.servers()?.into_iter().map(|record| record.registration);
+    let others = servers.filter(|known| known.kind != ServerKind::Directory).map(|known| (known.server, known.store));
     let leases = lease::Table::new(others, Instant::now());
     let directory = Directory {
-        cluster: cluster.cluster,
-        lock_key: cluster.lock_key,
-        server,
-        proposer: driver.proposer(),
-        reader: Reader::new(database),
-        progress: driver.progress.clone(),
-        maps: driver.map.clone(),
+        cluster,
+        lock_key,
+        server: node.server.clone(),
+        group: node.group.clone(),
+        proposer,
+        reader: Reader::new(node.database.clone(), node.group.clone()),
+        progress: node.machine.progress(),
+        maps: node.machine.map(),
         leases: Mutex::new(leases),
         prober: Prober::default(),
         suspects: Suspects::default(),
         streams: Streams::new(stop),
     };
-    Ok(Opened { directory: Arc::new(directory), driver, data })
+    Ok(Reign { directory: Arc::new(directory), driver })
+}
+
+/// No later reign of this node would fare better.
+#[derive(Debug, thiserror::Error)]
+#[error("the options are not those of this cluster")]
+pub struct Unfit;
+
+fn bootstrap(settings: Settings) -> anyhow::Result<Command> {
+    let mut lock_key = [0; LOCK_KEY_LENGTH];
+    getrandom::fill(&mut lock_key).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+    Ok(Command::Bootstrap { cluster: ClusterId::random(), lock_key, settings })
 }
 
 fn settings(options: &DirectoryOptions) -> anyhow::Result<Settings> {
@@ -96,33 +165,6 @@ fn settings(options: &DirectoryOptions) -> anyhow::Result<Settings> {
     })
 }
 
-/// Blocking.
-fn make_or_check(database: &Database, data: &mut DataDir, settings: Settings) -> anyhow::Result<Cluster> {
-    let known = database.view()?.cluster().cloned();
-    let command = match (&known, data.cluster_id()) {
-        (Some(_), _) => Command::ChangeSettings { settings },
-        (None, Some(lost)) => {
-            bail!(
-                "the folder belongs to cluster {lost}, but its database is gone: restore {DATABASE_FILE} from a backup"
-            )
-        }
-        (None, None) => {
-            let mut lock_key = [0; LOCK_KEY_LENGTH];
-            getrandom::fill(&mut lock_key).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
-            Command::Bootstrap { cluster: ClusterId::random(), lock_key, settings }
-        }
-    };
-    for applied in database.apply(clock::now(), &[command])? {
-        applied.result.context("the settings do not fit the cluster that the folder holds")?;
-    }
-    let cluster = database.view()?.cluster().cloned().context("the cluster was made a moment ago")?;
-    data.set_cluster_id(cluster.cluster)?;
-    if known.is_none() {
-        tracing::info!(cluster = %cluster.cluster, "made a new cluster");
-    }
-    Ok(cluster)
-}
-
 fn this_server(options: &DirectoryOptions, address: SocketAddr) -> Server {
     Server {
         server: options.common.id.clone(),
@@ -139,14 +181,17 @@ fn this_server(options: &DirectoryOptions, address: SocketAddr) -> Server {
     }
 }
 
-fn registration(server: &Server, store: StoreId) -> Registration {
-    Registration {
+/// A node of the group as the map lists it, so that clients find all of them.
+pub fn registration(node: NodeId, at: &raft::Node) -> anyhow::Result<Registration> {
+    let mut store = [0; 16];
+    store.iter_mut().zip(node.to_be_bytes()).for_each(|(byte, value)| *byte = value);
+    Ok(Registration {
         kind: ServerKind::Directory,
-        server: server.server.clone(),
-        store,
-        address: server.address.clone(),
-        external_address: server.external_address.clone(),
-        zone: server.zone.clone(),
-        software_version: server.software_version.clone(),
-    }
+        server: at.server.parse().context("the name of a node")?,
+        store: StoreId::from_bytes(store),
+        address: at.address.clone(),
+        external_address: at.external_address.clone(),
+        zone: String::new(),
+        software_version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
 }

@@ -8,7 +8,7 @@ use tokio::time::{Duration, MissedTickBehavior, interval};
 use super::{
     Directory,
     command::{Command, Outcome},
-    lease, report,
+    lease, open, report,
 };
 
 /// How late a lease that has run out may be noticed.
@@ -55,6 +55,37 @@ pub async fn look_after_suspects(directory: Arc<Directory>) {
     }
 }
 
+/// Lists the nodes of the group in the cluster map, so that clients find the others when this one is gone. Never ends.
+pub async fn list_nodes(directory: Arc<Directory>) {
+    let mut ticks = interval(COLLECT_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let map = directory.maps.borrow().clone();
+        for (id, node) in directory.group.nodes() {
+            let is_listed = map.directory_servers.iter().any(|known| {
+                known.server.as_str() == node.server
+                    && known.address == node.address
+                    && known.external_address == node.external_address
+            });
+            if is_listed {
+                continue;
+            }
+            let registration = match open::registration(id, &node) {
+                Ok(registration) => registration,
+                Err(error) => {
+                    tracing::warn!(%node, %error, "a node cannot be listed");
+                    continue;
+                }
+            };
+            // Tried again at the next tick.
+            if let Err(error) = directory.proposer.propose(Command::RegisterServer { registration }).await {
+                tracing::warn!(%node, %error, "a node could not be listed");
+            }
+        }
+    }
+}
+
 /// Forgets what is over, a little at a time. Never ends.
 pub async fn collect(directory: Arc<Directory>) {
     let mut ticks = interval(COLLECT_INTERVAL);
@@ -62,6 +93,15 @@ pub async fn collect(directory: Arc<Directory>) {
     loop {
         ticks.tick().await;
         loop {
+            let collect = Command::Collect { limit: COLLECT_LIMIT };
+            match directory.reader.would_change(directory.time(), collect).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "it is not known whether anything is over");
+                    break;
+                }
+            }
             match directory.proposer.propose(Command::Collect { limit: COLLECT_LIMIT }).await {
                 Ok((_, Outcome::Collected { more: true })) => {}
                 Ok(_) => break,

@@ -3,11 +3,14 @@
 //! No clock, no randomness, no I/O but the tables: time and ids come with the command. All checks of a command are made
 //! before its first change, so a rejected command has changed nothing and has no revision.
 
-use std::path::Path as FilePath;
+use std::{path::Path as FilePath, sync::Arc};
 
-use redb::{ReadableDatabase, StorageBackend, WriteTransaction};
+use redb::{StorageBackend, WriteTransaction};
 
-use crate::types::{Revision, Timestamp};
+use crate::{
+    raft::Store,
+    types::{Revision, Timestamp},
+};
 
 use super::{
     blobs,
@@ -26,8 +29,9 @@ use super::{
 };
 
 /// The Directory's state on disk.
+#[derive(Clone)]
 pub struct Database {
-    database: redb::Database,
+    store: Arc<Store>,
 }
 
 /// What became of one command of a batch.
@@ -41,32 +45,51 @@ pub struct Applied {
 impl Database {
     /// Opens the file, or makes it. Blocking.
     pub fn open(path: &FilePath) -> Result<Self, StorageError> {
-        Self::prepare(redb::Database::create(path)?)
+        Self::prepare(Store::open(path, None)?)
     }
 
     /// On anything that can hold bytes: memory, or a simulated disk.
     pub fn open_backend(backend: impl StorageBackend) -> Result<Self, StorageError> {
-        Self::prepare(redb::Database::builder().create_with_backend(backend)?)
+        Self::prepare(Store::over(redb::Database::builder().create_with_backend(backend)?))
     }
 
-    fn prepare(database: redb::Database) -> Result<Self, StorageError> {
-        let transaction = database.begin_write()?;
+    fn prepare(store: Store) -> Result<Self, StorageError> {
+        let transaction = store.begin_write()?;
         tables::check_format(&transaction)?;
         Tables::open(&transaction)?.close()?;
         transaction.commit()?;
-        Ok(Self { database })
+        Ok(Self { store: Arc::new(store) })
     }
 
     /// Everything that has been applied, and nothing of what is being applied.
     pub fn view(&self) -> Result<View, StorageError> {
-        View::new(self.database.begin_read()?)
+        View::new(self.store.begin_read()?)
+    }
+
+    /// What the tables are in.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Whether the command would change anything now; nothing is changed. Blocking.
+    pub fn would_change(&self, now: Timestamp, command: &Command) -> Result<bool, StorageError> {
+        let transaction = self.store.begin_write()?;
+        let changed = {
+            let mut tables = Tables::open(&transaction)?;
+            let before = tables.state.revision;
+            step(&mut tables, now, command)?;
+            tables.state.revision != before
+        };
+        transaction.abort()?;
+        Ok(changed)
     }
 
     /// Applies the commands one after another and makes them durable together. Blocking.
     ///
-    /// After an error none of them has happened, or all of them: the caller must not go on before it knows.
+    /// After an error none of them has happened, or all of them: the caller must not go on before it knows. Past the log:
+    /// for what has none.
     pub fn apply(&self, now: Timestamp, commands: &[Command]) -> Result<Vec<Applied>, StorageError> {
-        let transaction = self.database.begin_write()?;
+        let transaction = self.store.begin_write()?;
         let (applied, changed) = apply_all(&transaction, now, commands)?;
         if changed {
             transaction.commit()?;
@@ -75,6 +98,20 @@ impl Database {
         }
         Ok(applied)
     }
+}
+
+/// Applies batches out of the log, one after another, each at its own time.
+pub(super) fn apply_batches(
+    transaction: &WriteTransaction,
+    batches: &[(Timestamp, Vec<Command>)],
+) -> Result<Vec<Vec<Applied>>, StorageError> {
+    let mut tables = Tables::open(transaction)?;
+    let mut apply = |(time, commands): &(Timestamp, Vec<Command>)| {
+        commands.iter().map(|command| step(&mut tables, *time, command)).collect::<Result<Vec<_>, _>>()
+    };
+    let applied = batches.iter().map(&mut apply).collect::<Result<Vec<_>, _>>()?;
+    tables.close()?;
+    Ok(applied)
 }
 
 fn apply_all(

@@ -3,7 +3,11 @@
 //! A stream ends when its work is done, when the client is gone, when the client has taken nothing for a while, or when
 //! the service stops; whatever it was waiting for at that moment is dropped.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,6 +31,8 @@ const LAST_WORD_DEADLINE: Duration = Duration::from_secs(1);
 pub struct Streams {
     tracker: TaskTracker,
     shutdown: CancellationToken,
+    /// What clients are told at the end, if it is not that the service stops.
+    last_word: Arc<OnceLock<Failure>>,
     permits: Arc<Semaphore>,
 }
 
@@ -68,7 +74,15 @@ impl<T> Sink<T> {
 
 impl Streams {
     pub fn new(shutdown: CancellationToken) -> Self {
-        Self { tracker: TaskTracker::new(), shutdown, permits: Arc::new(Semaphore::new(STREAMS_MAX)) }
+        let permits = Arc::new(Semaphore::new(STREAMS_MAX));
+        Self { tracker: TaskTracker::new(), shutdown, last_word: Arc::default(), permits }
+    }
+
+    /// Ends all streams with this.
+    pub fn end(&self, failure: Failure) {
+        // The first reason is the one.
+        let _unheard = self.last_word.set(failure);
+        self.shutdown.cancel();
     }
 
     /// Runs `work` as a task that feeds the stream returned.
@@ -82,12 +96,15 @@ impl Streams {
         let permit = permit.map_err(|_| Failure::new(Reason::Unavailable, "too many streams are open"))?;
         let (sender, receiver) = mpsc::channel(QUEUE_LENGTH);
         let work = work(Sink(sender.clone()));
-        let shutdown = self.shutdown.clone();
+        let (shutdown, last_word) = (self.shutdown.clone(), self.last_word.clone());
         self.tracker.spawn(async move {
             let ended = tokio::select! {
                 ended = work => ended,
                 () = sender.closed() => Ok(()),
-                () = shutdown.cancelled() => Err(Ended::With(Failure::new(Reason::Unavailable, "the Directory is stopping"))),
+                () = shutdown.cancelled() => {
+                    let stopping = || Failure::new(Reason::Unavailable, "the Directory is stopping");
+                    Err(Ended::With(last_word.get().cloned().unwrap_or_else(stopping)))
+                }
             };
             if let Err(Ended::With(failure)) = ended {
                 // Nobody waits for it any more if there is no room within the deadline.

@@ -72,6 +72,31 @@ pub(super) const GROUPS: Definition<u32, Bytes> = TableDefinition::new("groups")
 /// (kind, id) → server.
 pub(super) const SERVERS: Definition<(u8, &str), Bytes> = TableDefinition::new("servers");
 
+/// All of the state, for snapshots.
+pub(super) const ALL: crate::raft::Tables = &[
+    &META,
+    &INODES,
+    &INODE_HISTORY,
+    &ENTRIES,
+    &ENTRY_HISTORY,
+    &TOTALS,
+    &VERSIONS,
+    &RETIRED,
+    &DEAD,
+    &CHANGES,
+    &BLOBS,
+    &GARBAGE,
+    &DELETIONS,
+    &WRITES,
+    &WRITE_TIMES,
+    &ABANDONED,
+    &ABANDONED_TIMES,
+    &FENCES,
+    &FENCE_TIMES,
+    &GROUPS,
+    &SERVERS,
+];
+
 /// Keys of `meta`.
 pub(super) const META_FORMAT: &str = "format";
 pub(super) const META_STATE: &str = "state";

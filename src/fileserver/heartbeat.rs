@@ -100,8 +100,16 @@ pub async fn run(node: Arc<Node>, presence: Presence, registered: pb::RegisterSe
         let mut registered = registered;
         loop {
             let ended = beat(&node, &registered, &deletions, &mut confirmed).await;
-            tracing::warn!(error = ?ended.err().map(|error| error.to_string()), "heartbeat stream ended");
-            node.directory.turn();
+            match ended {
+                Err(Error::Refused(failure)) => {
+                    tracing::warn!(%failure, "heartbeat stream ended");
+                    node.directory.heed(&failure);
+                }
+                ended => {
+                    tracing::warn!(error = ?ended.err().map(|error| error.to_string()), "heartbeat stream ended");
+                    node.directory.turn();
+                }
+            }
             tokio::time::sleep(RETRY_INTERVAL).await;
             match register(&node, &presence).await {
                 Ok(answer) => registered = answer,

@@ -5,10 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -29,28 +26,48 @@ const CALL_DEADLINE: Duration = Duration::from_secs(2);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// The addresses of the Directory, and the one that answered last.
+/// The addresses of the Directory, and the one to ask now.
 #[derive(Debug)]
-pub(super) struct Directories {
-    channels: Vec<Channel>,
-    current: AtomicUsize,
+pub(super) struct Directories(Mutex<Addresses>);
+
+#[derive(Debug)]
+struct Addresses {
+    given: Vec<(String, Channel)>,
+    /// Named as the leader by one of them, and none of them.
+    named: Option<Channel>,
+    current: usize,
 }
 
 impl Directories {
     pub fn new(addresses: &[String]) -> Result<Self, tonic::transport::Error> {
-        let channels = addresses.iter().map(|address| serve::channel(address)).collect::<Result<_, _>>()?;
-        Ok(Self { channels, current: AtomicUsize::new(0) })
+        let given = addresses.iter().map(|address| Ok((address.clone(), serve::channel(address)?)));
+        let given = given.collect::<Result<_, tonic::transport::Error>>()?;
+        Ok(Self(Mutex::new(Addresses { given, named: None, current: 0 })))
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, Addresses> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `None` if there is no address at all.
     pub fn current(&self) -> Option<Channel> {
-        let count = self.channels.len().max(1);
-        self.channels.get(self.current.load(Ordering::Relaxed) % count).cloned()
+        let addresses = self.addresses();
+        let given = || addresses.given.get(addresses.current.checked_rem(addresses.given.len())?);
+        addresses.named.clone().or_else(|| given().map(|(_, channel)| channel.clone()))
     }
 
-    /// The current one did not answer: the next is tried.
-    pub fn turn(&self) {
-        self.current.fetch_add(1, Ordering::Relaxed);
+    /// The current one did not do: the leader is asked next if it was named, else the next one.
+    pub fn turn(&self, failure: &Failure) {
+        let mut addresses = self.addresses();
+        let was_named = addresses.named.take().is_some();
+        match failure.metadata.get("leader_address") {
+            Some(leader) => match addresses.given.iter().position(|(address, _)| address == leader) {
+                Some(at) => addresses.current = at,
+                None => addresses.named = serve::channel(leader).ok(),
+            },
+            None if was_named => {}
+            None => addresses.current = addresses.current.wrapping_add(1),
+        }
     }
 }
 
@@ -112,7 +129,7 @@ async fn raise(directories: Arc<Directories>, path: Path, token: FencingToken) -
         if worth_a_word(failures) {
             tracing::warn!(%path, %token, %failure, failures, "the Directory has not recorded a fence; trying again");
         }
-        directories.turn();
+        directories.turn(&failure);
         sleep(pause(failures)).await;
         failures += 1;
     }

@@ -80,7 +80,7 @@ impl Member {
             if worth_a_word(failures) {
                 tracing::warn!(%failure, failures, "not registered with the Directory; trying again");
             }
-            self.directories.turn();
+            self.directories.turn(&failure);
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 () = sleep(pause(failures)) => failures += 1,

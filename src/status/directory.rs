@@ -74,6 +74,7 @@ impl From<ProposeError> for Failure {
             ProposeError::Rejected(rejected) => rejected.into(),
             ProposeError::Overloaded | ProposeError::Stopping => Self::new(Reason::Unavailable, error),
             ProposeError::TimedOut => Self::new(Reason::DeadlineExceeded, error),
+            ProposeError::Group(error) => error.into(),
         }
     }
 }
@@ -84,6 +85,7 @@ impl From<ReadError> for Failure {
             ReadError::Rejected(rejected) => rejected.into(),
             ReadError::Overloaded => Self::new(Reason::Unavailable, error),
             ReadError::Broken => Self::new(Reason::Internal, error),
+            ReadError::Group(error) => error.into(),
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod directory;
 pub mod fileserver;
 pub mod lock;
+pub mod raft;
 
 use std::{collections::HashMap, fmt, time::Duration};
 

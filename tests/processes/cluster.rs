@@ -18,6 +18,8 @@ const POLL: Duration = Duration::from_millis(20);
 const DIRECTORY_PORT: u16 = 7070;
 const LOCK_PORT: u16 = 7071;
 const FILESERVER_PORT: u16 = 7072;
+/// From one node of a service to the next.
+const NODE_PORTS: u16 = 100;
 
 /// What one process of the cluster is.
 #[derive(Clone, Debug)]
@@ -38,28 +40,38 @@ pub struct Cluster {
     ip: String,
     dir: tempfile::TempDir,
     processes: Vec<Process>,
+    directories: String,
 }
 
 impl Cluster {
     /// Starts directory, lock and three file servers, with their data in a new folder, and waits until they listen.
     pub fn start() -> Self {
+        Self::start_with(1)
+    }
+
+    /// As [`Cluster::start`], with so many Directory nodes.
+    pub fn start_with(directories: u16) -> Self {
         let dir = tempfile::Builder::new().prefix("dfs-processes-").tempdir().expect("create a folder");
         let ip = own_loopback_address();
-        let directory = format!("--directory={ip}:{DIRECTORY_PORT}");
-        let mut roles = vec![
-            Role {
-                name: "directory-1".into(),
+        let ports: Vec<u16> = (0..directories).map(|number| DIRECTORY_PORT + number * NODE_PORTS).collect();
+        let addresses: Vec<String> = ports.iter().map(|port| format!("{ip}:{port}")).collect();
+        let directory = format!("--directory={}", addresses.join(","));
+        let mut roles: Vec<Role> = ports
+            .iter()
+            .enumerate()
+            .map(|(index, &port)| Role {
+                name: format!("directory-{}", index + 1),
                 binary: env!("CARGO_BIN_EXE_dfs-directory"),
-                port: DIRECTORY_PORT,
-                arguments: Vec::new(),
-            },
-            Role {
-                name: "lock-1".into(),
-                binary: env!("CARGO_BIN_EXE_dfs-lock"),
-                port: LOCK_PORT,
-                arguments: vec![directory.clone()],
-            },
-        ];
+                port,
+                arguments: if index == 0 { Vec::new() } else { vec![format!("--join={}", addresses[0])] },
+            })
+            .collect();
+        roles.push(Role {
+            name: "lock-1".into(),
+            binary: env!("CARGO_BIN_EXE_dfs-lock"),
+            port: LOCK_PORT,
+            arguments: vec![directory.clone()],
+        });
         for (index, letter) in ["a", "b", "c"].into_iter().enumerate() {
             roles.push(Role {
                 name: format!("fileserver-{letter}"),
@@ -69,15 +81,16 @@ impl Cluster {
             });
         }
         let processes = roles.into_iter().map(|role| Process { role, child: None }).collect();
-        let mut cluster = Self { ip, dir, processes };
+        let mut cluster = Self { ip, dir, processes, directories: addresses.join(",") };
         for index in 0..cluster.processes.len() {
             cluster.start_process(index);
         }
         cluster
     }
 
+    /// With commas where there are several.
     pub fn directory_address(&self) -> String {
-        format!("{}:{DIRECTORY_PORT}", self.ip)
+        self.directories.clone()
     }
 
     pub fn process_count(&self) -> usize {

@@ -3,6 +3,7 @@
 //! Every test starts a cluster of its own, of the very binaries that users run, on a loopback address of its own.
 
 mod cluster;
+mod failover;
 mod fenced;
 mod history;
 mod kills;

@@ -30,7 +30,7 @@ pub struct Worker {
 }
 
 pub async fn connect(directory: &str) -> Result<Client, Error> {
-    let mut options = Options::new([directory.to_owned()]);
+    let mut options = Options::new(directory.split(','));
     options.timeout = CLIENT_TIMEOUT;
     Client::connect(options).await
 }

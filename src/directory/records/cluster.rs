@@ -47,40 +47,48 @@ impl Record<&str> for State {
     }
 }
 
+pub(super) fn settings_out(settings: &Settings) -> disk::Settings {
+    disk::Settings {
+        group_count: settings.group_count,
+        copies: settings.copies,
+        min_in_sync: settings.min_in_sync,
+        initial_fileservers: settings.initial_fileservers,
+        keep_versions: settings.keep_versions,
+        keep_for_ms: settings.keep_for_ms,
+        garbage_grace_ms: settings.garbage_grace_ms,
+    }
+}
+
+pub(super) fn settings_in(settings: Option<disk::Settings>) -> Read<Settings> {
+    let settings = settings.ok_or(Damage("no settings"))?;
+    Ok(Settings {
+        group_count: settings.group_count,
+        copies: settings.copies,
+        min_in_sync: settings.min_in_sync,
+        initial_fileservers: settings.initial_fileservers,
+        keep_versions: settings.keep_versions,
+        keep_for_ms: settings.keep_for_ms,
+        garbage_grace_ms: settings.garbage_grace_ms,
+    })
+}
+
 impl Record<&str> for Cluster {
     fn encode(&self) -> Vec<u8> {
         let settings = &self.settings;
         disk::Cluster {
             cluster_id: id(self.cluster.as_bytes()),
             lock_key: Bytes::copy_from_slice(&self.lock_key),
-            settings: Some(disk::Settings {
-                group_count: settings.group_count,
-                copies: settings.copies,
-                min_in_sync: settings.min_in_sync,
-                initial_fileservers: settings.initial_fileservers,
-                keep_versions: settings.keep_versions,
-                keep_for_ms: settings.keep_for_ms,
-                garbage_grace_ms: settings.garbage_grace_ms,
-            }),
+            settings: Some(settings_out(settings)),
         }
         .encode_to_vec()
     }
 
     fn decode(_: &str, bytes: &[u8]) -> Read<Self> {
         let cluster: disk::Cluster = parse(bytes)?;
-        let settings = cluster.settings.ok_or(Damage("no settings"))?;
         Ok(Self {
             cluster: uuid(&cluster.cluster_id, ClusterId::from_bytes)?,
             lock_key: (&*cluster.lock_key).try_into().map_err(|_| Damage("the key is not 32 bytes"))?,
-            settings: Settings {
-                group_count: settings.group_count,
-                copies: settings.copies,
-                min_in_sync: settings.min_in_sync,
-                initial_fileservers: settings.initial_fileservers,
-                keep_versions: settings.keep_versions,
-                keep_for_ms: settings.keep_for_ms,
-                garbage_grace_ms: settings.garbage_grace_ms,
-            },
+            settings: settings_in(cluster.settings)?,
         })
     }
 }
@@ -126,7 +134,7 @@ pub(in crate::directory) fn server_kind_out(kind: ServerKind) -> u8 {
     }
 }
 
-fn server_kind_in(kind: u8) -> Read<ServerKind> {
+pub(super) fn server_kind_in(kind: u8) -> Read<ServerKind> {
     match kind {
         1 => Ok(ServerKind::Directory),
         2 => Ok(ServerKind::Lock),

@@ -1,6 +1,7 @@
 //! The Directory's things as bytes on disk and back. Damage is an error, never a panic.
 
 mod cluster;
+mod commands;
 #[cfg(test)]
 mod tests;
 mod writes;
@@ -18,6 +19,7 @@ use crate::{
 use super::model::{Attributes, Blob, Change, ChangeKind, ChangeRecord, EntryKind, FileVersion, Node};
 
 pub(super) use cluster::server_kind_out;
+pub(super) use commands::{batch_in, batch_out};
 
 /// What is wrong with the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

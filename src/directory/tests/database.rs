@@ -65,6 +65,30 @@ fn a_reopened_database_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_snapshot_has_every_table() {
+    use redb::TableHandle;
+    let database = Database::open_backend(InMemoryBackend::new()).unwrap();
+    let transaction = database.store().begin_read().unwrap();
+    let mut there: Vec<String> = transaction.list_tables().unwrap().map(|table| table.name().to_owned()).collect();
+    let mut known: Vec<String> = crate::directory::tables::ALL.iter().map(|table| table.name().to_owned()).collect();
+    there.sort();
+    known.sort();
+    assert_eq!(there, known);
+}
+
+#[test]
+fn bytes_that_are_no_batch_are_an_error_and_no_panic() {
+    let batch = batch_out(Timestamp(1), &[bootstrap(), make(1, "/a")]);
+    for length in 1..batch.len() {
+        // A prefix may be a batch of fewer commands; it must not be a panic.
+        let _either = batch_in(&batch[..length]);
+    }
+    assert!(batch_in(&[0xff; 9]).is_err());
+    let unknown = crate::pb::storage::directory::Batch { time: 1, commands: vec![Default::default()] };
+    assert!(batch_in(&unknown.encode_to_vec()).is_err(), "a command of a newer version");
+}
+
+#[test]
 fn a_database_of_a_newer_format_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("directory.redb");

@@ -27,6 +27,7 @@ use super::{
     command::{Command, Committed, Outcome, Patched, Registration, ServerKind, Settings, WriteCommit},
     error::Rejected,
     model::{Entry, LookedUp},
+    records::{batch_in, batch_out},
     state::{Applied, step},
     tables::Tables,
     view::{FileRef, View},
@@ -121,6 +122,9 @@ impl World {
 
     /// Applies one command. One that is rejected, or changes nothing, must leave every row as it was.
     fn apply(&mut self, command: &Command) -> Applied {
+        // As it comes out of the log.
+        let (time, commands) = batch_in(&batch_out(self.now, std::slice::from_ref(command))).unwrap();
+        assert_eq!((time, commands.as_slice()), (self.now, std::slice::from_ref(command)));
         let transaction = self.database.begin_write().unwrap();
         let mut tables = Tables::open(&transaction).unwrap();
         let (revision, before) = (tables.state.revision, dump(&tables));

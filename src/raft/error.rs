@@ -1,0 +1,36 @@
+//! What can go wrong between a service and its group, in the group's words.
+
+use super::types::Node;
+
+/// Why a node does not do what only a leader can, or what only a member that is level can.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Nothing has happened.
+    #[error("this node does not lead its group{}", at(.leader))]
+    NotLeader { leader: Option<Node> },
+    /// The group may have taken it, or may not.
+    #[error("this node lost the lead of its group meanwhile; the change may or may not have happened{}", at(.leader))]
+    LeadLost { leader: Option<Node> },
+    #[error("too few nodes of the group answer")]
+    NoQuorum,
+    #[error("the node is stopping, or its disk has failed")]
+    Ended,
+    #[error("no member of the group is called {server}")]
+    UnknownMember { server: String },
+    #[error("{server} is the only voter")]
+    OnlyVoter { server: String },
+    #[error("{server} is no voter yet")]
+    NotAVoter { server: String },
+    #[error("a live member of the group is called {server} already, and has another data folder")]
+    NameTaken { server: String },
+    #[error("the members are being changed already")]
+    Busy,
+    #[error("the group did not do it in time")]
+    TimedOut,
+    #[error("{field}: {what}")]
+    BadArgument { field: &'static str, what: &'static str },
+}
+
+fn at(leader: &Option<Node>) -> String {
+    leader.as_ref().map(|leader| format!(": {leader} does")).unwrap_or_default()
+}

@@ -1,0 +1,312 @@
+//! One node of a group: proposes, says who leads, and vouches for reads.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use bytes::Bytes;
+use openraft::{
+    Config, Instant as _, ReadPolicy, ServerState, SnapshotPolicy,
+    async_runtime::watch::WatchReceiver,
+    errors::{ClientWriteError, LinearizableReadError, RaftError},
+};
+use tokio::{sync::watch, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    convert::log_id,
+    error::Error,
+    log::Log,
+    network::Network,
+    snapshot::{Tables, remove_leftovers},
+    state_machine::{Machine, StateMachine},
+    store::{Applied, Store, StoreError, read_applied, write_applied},
+    types::{Answer, LogId, Membership, Metrics, Node, NodeId, Proposal, Raft, StoredMembership},
+};
+
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
+/// A follower that heard of a leader votes for nobody else for at least so long.
+pub(super) const ELECTION_TIMEOUT_MIN: Duration = Duration::from_millis(300);
+const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(500);
+/// How long a leader that a quorum has answered may take itself for the only one: less than the followers wait, so that a
+/// clock that runs a little faster does no harm.
+const READ_LEASE: Duration = Duration::from_millis(200);
+/// A leader that no quorum has answered for so long leads nobody: its callers are sent to look for another.
+const LEAD_LOST_AFTER: Duration = Duration::from_millis(1500);
+/// How often a leader looks whether it is still answered.
+const ROLE_INTERVAL: Duration = Duration::from_millis(100);
+/// Applied entries after which the state is made durable, and those kept in the log for followers that are behind.
+const SNAPSHOT_ENTRIES: u64 = 5000;
+const KEPT_ENTRIES: u64 = 5000;
+const CONFIRM_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a proposal waits for its answer; a disk that hangs for longer leaves the outcome unknown.
+const PROPOSE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How a node takes part.
+pub struct Options {
+    /// Of the log; nothing else is in it.
+    pub folder: PathBuf,
+    pub node: NodeId,
+    pub me: Node,
+    /// A new node waits to be taken into a group that is there, instead of making one.
+    pub joins: bool,
+    /// The database holds a state from before it had a log.
+    pub has_state: bool,
+}
+
+/// What this node is in its group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Everything that was acknowledged before is applied here.
+    Leader {
+        term: u64,
+    },
+    Other {
+        leader: Option<Node>,
+    },
+    /// Its disk has failed, or it was stopped.
+    Ended,
+}
+
+pub struct Group {
+    pub node: NodeId,
+    pub me: Node,
+    pub(super) raft: Raft,
+    pub(super) store: Arc<Store>,
+    pub(super) tables: Tables,
+    pub(super) started: Instant,
+    role: watch::Receiver<Role>,
+    _watching: AbortOnDropHandle<()>,
+}
+
+fn config() -> anyhow::Result<Config> {
+    let millis = |duration: Duration| duration.as_millis() as u64;
+    let config = Config {
+        cluster_name: "dfs".to_owned(),
+        heartbeat_interval: millis(HEARTBEAT_INTERVAL),
+        election_timeout_min: millis(ELECTION_TIMEOUT_MIN),
+        election_timeout_max: millis(ELECTION_TIMEOUT_MAX),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_ENTRIES),
+        max_in_snapshot_log_to_keep: KEPT_ENTRIES,
+        purge_batch_size: 256,
+        // Who is behind gets entries for as long as there are any.
+        replication_lag_threshold: u64::MAX,
+        max_append_entries: Some(1024),
+        enable_pre_vote: Some(true),
+        // What the log holds past the last durable commit is applied again first.
+        enable_leader_restore: Some(false),
+        backoff: "50ms 100ms 200ms ...500ms".to_owned(),
+        ..Config::default()
+    };
+    config.validate().context("the settings of the consensus library")
+}
+
+impl Group {
+    /// Opens the log, or makes it; a node that neither belongs to a group nor is to join one makes a group of itself.
+    pub async fn start(options: Options, store: Arc<Store>, machine: Arc<dyn Machine>) -> anyhow::Result<Arc<Self>> {
+        let Options { folder, node, me, joins, has_state } = options;
+        let opening = {
+            let (store, me) = (store.clone(), me.clone());
+            tokio::task::spawn_blocking(move || open(&folder, &store, (node, me), has_state))
+        };
+        let (log, is_new) = opening.await.context("open the log")??;
+        let tables = machine.tables();
+        let state_machine = StateMachine::new(store.clone(), machine);
+        let raft = Raft::new(node, Arc::new(config()?), Network { tables }, log, state_machine).await;
+        let raft = raft.context("start the consensus library")?;
+        if is_new && !joins {
+            raft.initialize(BTreeMap::from([(node, me.clone())])).await.context("make a group of one")?;
+        }
+        let (sender, role) = watch::channel(Role::Other { leader: None });
+        let watching = AbortOnDropHandle::new(tokio::spawn(watch_role(raft.clone(), sender)));
+        let started = Instant::now();
+        Ok(Arc::new(Self { node, me, raft, store, tables, started, role, _watching: watching }))
+    }
+
+    /// Ends it. What was acknowledged is on stable storage already.
+    pub async fn stop(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "the consensus library did not end as it should");
+        }
+    }
+
+    /// What this node is, and how that changes.
+    pub fn role(&self) -> watch::Receiver<Role> {
+        self.role.clone()
+    }
+
+    /// Waits until this node does not lead in this term any more.
+    pub async fn leads_no_more(&self, term: u64) {
+        let mut role = self.role();
+        // A role that is no longer watched is nobody's.
+        let _unheard = role.wait_for(|role| *role != Role::Leader { term }).await;
+    }
+
+    pub fn term(&self) -> u64 {
+        self.metrics().current_term
+    }
+
+    pub(super) fn metrics(&self) -> Metrics {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    /// All nodes, learners too.
+    pub fn nodes(&self) -> Vec<(NodeId, Node)> {
+        self.metrics().membership_config.nodes().map(|(id, node)| (*id, node.clone())).collect()
+    }
+
+    /// Puts a proposal into the log. When this returns it is on stable storage on a majority, and applied here.
+    pub async fn propose(&self, proposal: Bytes) -> Result<Answer, Error> {
+        match timeout(PROPOSE_DEADLINE, self.raft.client_write(Proposal(proposal))).await {
+            Ok(Ok(answer)) => Ok(answer.data),
+            Ok(Err(error)) => Err(write_error(error)),
+            Err(_) => Err(Error::TimedOut),
+        }
+    }
+
+    /// Whether what is applied here is all that anybody was ever told of: no other node can have taken over.
+    pub async fn confirm_lead(&self) -> Result<(), Error> {
+        if self.is_surely_leading() {
+            return Ok(());
+        }
+        match timeout(CONFIRM_DEADLINE, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => {
+                Err(Error::NotLeader { leader: to.leader_node })
+            }
+            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) | Err(_) => Err(Error::NoQuorum),
+            Ok(Err(RaftError::Fatal(_))) => Err(Error::Ended),
+        }
+    }
+
+    /// Without asking anybody: a quorum has answered a moment ago, and votes for nobody else yet.
+    fn is_surely_leading(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        matches!(*self.role.borrow(), Role::Leader { term } if term == metrics.current_term)
+            && metrics.state == ServerState::Leader
+            && silence(&metrics).is_some_and(|silence| silence < READ_LEASE)
+    }
+}
+
+/// How long ago a quorum has answered this leader; one that is a quorum by itself needs no answer.
+fn silence(metrics: &Metrics) -> Option<Duration> {
+    let mut voters = metrics.membership_config.voter_ids();
+    if voters.next() == Some(metrics.id) && voters.next().is_none() {
+        return Some(Duration::ZERO);
+    }
+    metrics.last_quorum_acked.map(|acked| acked.elapsed())
+}
+
+pub(super) fn write_error(error: RaftError<super::types::Types, ClientWriteError<super::types::Types>>) -> Error {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => Error::NotLeader { leader: to.leader_node },
+        RaftError::APIError(ClientWriteError::LogEntryDiscarded(to)) => Error::LeadLost { leader: to.leader_node },
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)) => {
+            Error::Busy
+        }
+        RaftError::Fatal(_) => Error::Ended,
+    }
+}
+
+/// Opens the log; whether the node is new. Blocking.
+fn open(
+    folder: &std::path::Path,
+    store: &Store,
+    (node, me): (NodeId, Node),
+    has_state: bool,
+) -> anyhow::Result<(Log, bool)> {
+    remove_leftovers(store)?;
+    let applied = read_applied(&store.begin_read()?)?;
+    let log = Log::open(folder)?;
+    if !log.is_new() {
+        return Ok((log, false));
+    }
+    let first = log_id(0, 0);
+    match applied.last {
+        None if !has_state => return Ok((log, true)),
+        // From before there was a log: the state counts as what the first entry has left.
+        None => adopt(store, node, me, first)?,
+        // Such an adoption was cut off.
+        Some(last) if last == first => {}
+        Some(last) => anyhow::bail!(
+            "the database holds entry {last}, but the log in {} is gone. This node may have voted on what it has lost, so it \
+             takes part no more: remove it from its group with `dfs-cli members remove`, empty its data folder, and let it \
+             join anew",
+            folder.display()
+        ),
+    }
+    log.begin_after(first)?;
+    Ok((log, false))
+}
+
+/// Makes a state without a log the beginning of a group of one. Blocking.
+fn adopt(store: &Store, node: NodeId, me: Node, first: LogId) -> Result<(), StoreError> {
+    let membership = Membership::new(vec![[node].into()], BTreeMap::from([(node, me)]));
+    let membership = membership.map_err(|_| StoreError::Damaged("a group of one cannot be"))?;
+    let transaction = store.begin_write()?;
+    write_applied(
+        &transaction,
+        &Applied { last: Some(first), membership: StoredMembership::new(Some(first), membership) },
+    )?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// Says what this node is whenever that changes. Ends with the library.
+async fn watch_role(raft: Raft, role: watch::Sender<Role>) {
+    let mut metrics = raft.metrics();
+    let mut established = None;
+    loop {
+        let seen = metrics.borrow_watched().clone();
+        let next = role_now(&raft, &seen, &mut established).await;
+        let changed = role.send_if_modified(|role| {
+            let changed = *role != next;
+            role.clone_from(&next);
+            changed
+        });
+        if changed {
+            tracing::info!(role = ?next, term = seen.current_term, "this node's part in its group");
+        }
+        if next == Role::Ended {
+            return;
+        }
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() {
+                role.send_replace(Role::Ended);
+                return;
+            },
+            () = tokio::time::sleep(ROLE_INTERVAL) => {}
+        }
+    }
+}
+
+/// `established`: the term in which this node was last found to lead, with everything from before applied.
+async fn role_now(raft: &Raft, metrics: &Metrics, established: &mut Option<u64>) -> Role {
+    if metrics.running_state.is_err() {
+        return Role::Ended;
+    }
+    let term = metrics.current_term;
+    if metrics.state != ServerState::Leader {
+        *established = None;
+        let leader = metrics.current_leader.filter(|leader| *leader != metrics.id);
+        let node = leader.and_then(|leader| metrics.membership_config.get_node(&leader).cloned());
+        return Role::Other { leader: node };
+    }
+    let answered = silence(metrics).is_some_and(|silence| silence < LEAD_LOST_AFTER);
+    if *established == Some(term) && answered {
+        return Role::Leader { term };
+    }
+    *established = None;
+    match timeout(CONFIRM_DEADLINE, raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
+        Ok(Ok(_)) if raft.metrics().borrow_watched().current_term == term => {
+            *established = Some(term);
+            Role::Leader { term }
+        }
+        _ => Role::Other { leader: None },
+    }
+}

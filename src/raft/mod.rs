@@ -1,0 +1,37 @@
+//! Consensus, once for the Directory and for the Lock service: one log, the same on a majority of the nodes.
+//!
+//! A service proposes bytes, and says what they do when they are applied ([`Machine`]); everything else is here. Promised:
+//! what [`Group::propose`] has answered is on stable storage on a majority and survives whatever the others do; after
+//! [`Group::confirm_lead`] a look at this node's state sees all of it. A group of one is the same code with one member.
+//!
+//! The algorithm is openraft's. Ours are the log ([`log`]), the state over redb ([`store`], [`state_machine`], [`snapshot`]), the
+//! way to the others ([`network`], [`service`]) and who they are ([`members`]).
+//!
+//! Absent on purpose: reads from followers, and forwarding. A node that does not lead says who does.
+
+mod convert;
+mod error;
+mod types;
+
+pub mod log;
+pub mod snapshot;
+mod state_machine;
+pub mod store;
+
+mod group;
+mod members;
+mod network;
+mod service;
+
+pub use error::Error;
+pub use group::{Group, Options, Role};
+pub use members::MembersService;
+pub use network::MESSAGE_BYTES_MAX;
+pub use service::{Gate, RaftService};
+pub use snapshot::{AnyTable, Tables};
+pub use state_machine::Machine;
+pub use store::{Store, StoreError};
+pub use types::{Answer, Node, NodeId};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,32 @@
+//! What a group's errors are on the wire.
+
+use super::{Failure, Reason};
+use crate::raft::{Error, Node};
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let failure = |reason| Failure::new(reason, &error);
+        match &error {
+            Error::NotLeader { leader } | Error::LeadLost { leader } => led_by(failure(Reason::NotLeader), leader),
+            Error::NoQuorum => failure(Reason::NoQuorum),
+            Error::Ended | Error::Busy => failure(Reason::Unavailable),
+            Error::TimedOut => failure(Reason::DeadlineExceeded),
+            Error::UnknownMember { server } => failure(Reason::ServerNotFound).with("server", server),
+            Error::OnlyVoter { server } | Error::NotAVoter { server } => {
+                failure(Reason::BadArgument).with("field", "server_id").with("server", server)
+            }
+            Error::NameTaken { server } => failure(Reason::EntryExists).with("server", server),
+            Error::BadArgument { field, .. } => failure(Reason::BadArgument).with("field", field),
+        }
+    }
+}
+
+/// Where the leader is, for the cluster's servers and for clients outside.
+fn led_by(failure: Failure, leader: &Option<Node>) -> Failure {
+    match leader {
+        Some(leader) => {
+            failure.with("leader_address", &leader.address).with("leader_external_address", &leader.external_address)
+        }
+        None => failure,
+    }
+}
