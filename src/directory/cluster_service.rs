@@ -1,6 +1,6 @@
 //! The `Cluster` service: who belongs to the cluster, and how it is.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -116,6 +116,7 @@ async fn register(
         disk_total_bytes: request.disk_total_bytes,
         blob_count: request.blob_count,
         read_only_reason: String::new(),
+        uploading: BTreeSet::new(),
     };
     directory.leases().registered(server.clone(), store, stats, clock::now(), Instant::now());
     tracing::info!(%server, ?kind, address = request.address, "a server has registered");

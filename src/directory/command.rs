@@ -3,7 +3,7 @@
 //! A command holds everything that its application needs: ids and keys are drawn by the proposer, the time is stamped on
 //! it by the driver. Applying the same commands in the same order gives the same state everywhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::types::{
     BlobId, ClusterId, Epoch, Extent, FencingToken, GroupId, Inode, Path, Precondition, Revision, ServerId, StoreId,
@@ -191,6 +191,8 @@ pub enum Command {
     /// Passes the lead of at most `limit` groups on to servers that lead fewer.
     SpreadPrimaries {
         limit: u32,
+        /// Groups that are left as they are.
+        except: BTreeSet<GroupId>,
     },
     /// A primary says that a member failed it.
     EvictReplica {

@@ -3,7 +3,7 @@
 //! What is refused here can never be right, whatever the state: malformed fields, and numbers of things past the limits
 //! that keep one call's work small. Everything else is for the state to judge.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 
@@ -311,6 +311,12 @@ pub fn add_in_sync(request: &pb::AddInSyncRequest) -> Result<Command, Failure> {
 pub fn deleted_blobs(blobs: &[String]) -> Result<Vec<BlobId>, Failure> {
     at_most("deleted_blobs", blobs.len(), BLOBS_MAX)?;
     blobs.iter().map(|blob| blob_id("deleted_blobs", blob)).collect()
+}
+
+/// The groups that a beat says are being uploaded to.
+pub fn uploading_groups(groups: &[u32]) -> Result<BTreeSet<GroupId>, Failure> {
+    at_most("uploading_groups", groups.len(), REPORTED_GROUPS_MAX)?;
+    Ok(groups.iter().copied().map(GroupId).collect())
 }
 
 #[cfg(test)]

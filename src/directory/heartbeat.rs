@@ -102,6 +102,7 @@ impl Connection {
             disk_total_bytes: beat.disk_total_bytes,
             blob_count: beat.blob_count,
             read_only_reason: convert::remark(&beat.read_only_reason),
+            uploading: convert::uploading_groups(&beat.uploading_groups)?,
         };
         let seen = self.directory.time();
         match self.directory.leases().heard(&self.server, self.store, stats, seen, Instant::now()) {

@@ -5,13 +5,13 @@
 //! say nothing about who sent them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 use crate::{
     cluster::Server,
-    types::{ServerId, StoreId, Timestamp},
+    types::{GroupId, ServerId, StoreId, Timestamp},
 };
 
 /// How often a server beats at least.
@@ -32,6 +32,8 @@ pub struct Stats {
     pub blob_count: u64,
     /// Why its store takes no writes; empty: it does.
     pub read_only_reason: String,
+    /// Groups that it leads and in which a write has been under way for a while.
+    pub uploading: BTreeSet<GroupId>,
 }
 
 /// What is remembered about one server.
@@ -142,6 +144,11 @@ impl Table {
         }
         let long = |since: Instant| now.saturating_duration_since(since) >= WRITABLE_PATIENCE;
         known.writable_since.is_some_and(long).then_some(StoreState::TakesWrites)
+    }
+
+    /// Groups in which writes have been under way for a while.
+    pub fn uploading(&self) -> BTreeSet<GroupId> {
+        self.servers.values().flat_map(|known| known.stats.uploading.iter().copied()).collect()
     }
 
     /// Fills in what the server last said about itself. That its store takes no writes holds until the Directory believes
@@ -274,6 +281,16 @@ mod tests {
         }
         setup.now += TICK;
         assert_eq!(state(&setup), Some(StoreState::TakesWrites));
+    }
+
+    #[test]
+    fn what_is_being_uploaded_is_what_the_last_beats_say() {
+        let mut setup = a_table_with_one_server();
+        let uploading = Stats { uploading: BTreeSet::from([GroupId(7)]), ..Stats::default() };
+        setup.table.heard(&setup.server, setup.store, uploading, Timestamp(1), setup.now);
+        assert_eq!(setup.table.uploading(), BTreeSet::from([GroupId(7)]));
+        setup.beat();
+        assert_eq!(setup.table.uploading(), BTreeSet::new());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Who belongs to the cluster: its making and settings, servers that come and go, and what that means for the groups.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use redb::ReadableTable;
 
@@ -293,14 +293,14 @@ pub(super) fn add_in_sync(
 }
 
 /// Passes the lead of at most `limit` groups on to servers that lead fewer.
-pub(super) fn spread_primaries(tables: &mut Tables, limit: usize) -> Result<Effect, Error> {
+pub(super) fn spread_primaries(tables: &mut Tables, limit: usize, except: &BTreeSet<GroupId>) -> Result<Effect, Error> {
     let mut fleet = Fleet::load(tables)?;
     let mut count = 0;
     for mut group in all_groups(tables)? {
         if count == limit {
             break;
         }
-        if fleet.pass_on(&mut group) {
+        if !except.contains(&group.group) && fleet.pass_on(&mut group) {
             group::next_epoch(&mut group);
             tables.groups.put(group.group.0, &group)?;
             count += 1;

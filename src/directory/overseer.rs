@@ -125,9 +125,13 @@ pub async fn spread_primaries(directory: Arc<Directory>) {
         if !calm.is_due(map_version, Instant::now()) {
             continue;
         }
-        match directory.proposer.propose(Command::SpreadPrimaries { limit: SPREAD_LIMIT }).await {
+        // A move ends the uploads to the group, and their clients may not have the data any more.
+        let except = directory.leases().uploading();
+        let all_were_free = except.is_empty();
+        match directory.proposer.propose(Command::SpreadPrimaries { limit: SPREAD_LIMIT, except }).await {
             // A step makes another map, and the next step waits for calm again.
-            Ok(_) => calm.done(),
+            Ok(_) if all_were_free => calm.done(),
+            Ok(_) => {}
             Err(error) => tracing::warn!(%error, "the primaries' roles could not be spread"),
         }
     }

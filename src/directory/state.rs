@@ -204,7 +204,7 @@ fn dispatch(tables: &mut Tables, command: &Command) -> Result<Effect, Error> {
         Command::MarkUp { server } => membership::mark_up(tables, server),
         Command::MarkReadOnly { server, reason } => membership::mark_read_only(tables, server, reason),
         Command::MarkWritable { server } => membership::mark_writable(tables, server),
-        Command::SpreadPrimaries { limit } => membership::spread_primaries(tables, *limit as usize),
+        Command::SpreadPrimaries { limit, except } => membership::spread_primaries(tables, *limit as usize, except),
         Command::EvictReplica { primary, suspect, groups } => membership::evict(tables, primary, suspect, groups),
         Command::AddInSync { primary, group, epoch, member } => {
             membership::add_in_sync(tables, primary, *group, *epoch, member)

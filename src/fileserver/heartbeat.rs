@@ -3,7 +3,10 @@
 //!
 //! Beats never wait for a disk: deletions are done aside, and confirmed in a later beat.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     sync::mpsc,
@@ -29,6 +32,9 @@ const DELETIONS_MAX: usize = 4;
 /// Confirmations in one beat, as the contract says.
 const CONFIRMATIONS_MAX: usize = 10_000;
 const CONFIRMATIONS_QUEUE_MAX: usize = 100_000;
+
+/// A write that takes as long is an upload, which may be more than its client can send again.
+const UPLOAD: Duration = Duration::from_secs(1);
 
 /// How this server presents itself.
 #[derive(Clone, Debug)]
@@ -171,6 +177,7 @@ fn next_beat(node: &Node, confirmed: &mut mpsc::Receiver<BlobId>) -> pb::Heartbe
         blob_count: status.blob_count,
         deleted_blobs: deleted.map(|blob| blob.to_string()).collect(),
         read_only_reason: status.read_only.unwrap_or_default(),
+        uploading_groups: node.in_flight.lasting(UPLOAD, Instant::now()).into_iter().map(|group| group.0).collect(),
     }
 }
 

@@ -297,7 +297,10 @@ fn command_out(command: &Command) -> Stored {
             Stored::MarkReadOnly(disk::MarkReadOnly { server_id: server.to_string(), reason: reason.clone() })
         }
         Command::MarkWritable { server } => Stored::MarkWritable(server.to_string()),
-        Command::SpreadPrimaries { limit } => Stored::SpreadPrimaries(*limit),
+        Command::SpreadPrimaries { limit, except } => Stored::SpreadPrimaries(disk::SpreadPrimaries {
+            limit: *limit,
+            except: except.iter().map(|group| group.0).collect(),
+        }),
         Command::EvictReplica { primary, suspect, groups } => Stored::EvictReplica(disk::EvictReplica {
             primary: primary.to_string(),
             suspect: suspect.to_string(),
@@ -375,7 +378,10 @@ fn command_in(command: Stored) -> Read<Command> {
             Command::MarkReadOnly { server: server(&stored.server_id)?, reason: stored.reason }
         }
         Stored::MarkWritable(id) => Command::MarkWritable { server: server(&id)? },
-        Stored::SpreadPrimaries(limit) => Command::SpreadPrimaries { limit },
+        Stored::SpreadPrimaries(stored) => Command::SpreadPrimaries {
+            limit: stored.limit,
+            except: stored.except.into_iter().map(GroupId).collect(),
+        },
         Stored::EvictReplica(stored) => Command::EvictReplica {
             primary: server(&stored.primary)?,
             suspect: server(&stored.suspect)?,

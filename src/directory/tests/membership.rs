@@ -1,5 +1,7 @@
 //! Servers that come and go, and what that means for the groups.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 const PRIMARIES: &str = "every group is led by a member that is alive and in sync";
@@ -315,11 +317,15 @@ fn roles_are_spread_again_over_a_server_that_came_back_step_by_step_and_never_ba
     mark_down(&mut world, "a");
     world.expect(Command::MarkUp { server: server("a") });
     assert_eq!(lead(&world), [0, 6, 6]);
-    let spread = |world: &mut World, limit| world.apply(&Command::SpreadPrimaries { limit }).revision;
+    let spread =
+        |world: &mut World, limit| world.apply(&Command::SpreadPrimaries { limit, except: BTreeSet::new() }).revision;
     let revision = world.revision();
     assert_eq!(spread(&mut world, 100), revision, "it is not in sync");
     join_all(&mut world, "a");
     let epochs: u64 = groups(&world).iter().map(|group| group.epoch.0).sum();
+    let revision = world.revision();
+    let except = groups(&world).iter().map(|group| group.group).collect();
+    assert_eq!(world.apply(&Command::SpreadPrimaries { limit: 100, except }).revision, revision, "all are busy");
     spread(&mut world, 3);
     assert_eq!(lead(&world)[0], 3);
     spread(&mut world, 100);

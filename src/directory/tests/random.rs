@@ -400,7 +400,7 @@ impl Run {
                 Command::MarkReadOnly { server: server(SERVERS[index]), reason: "disk full".to_owned() }
             }
             Op::MarkWritable { server: index } => Command::MarkWritable { server: server(SERVERS[index]) },
-            Op::SpreadPrimaries { limit } => Command::SpreadPrimaries { limit },
+            Op::SpreadPrimaries { limit } => Command::SpreadPrimaries { limit, except: BTreeSet::new() },
             Op::Join { server: index, group } => {
                 let config = self.world.group(group);
                 let Some(primary) = config.primary else { return };

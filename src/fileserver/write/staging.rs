@@ -70,7 +70,7 @@ impl Staging {
         if begin_time == Timestamp(0) {
             return Err(Error::NotReady);
         }
-        let attempt = node.in_flight.begin(intent.write_id);
+        let attempt = node.in_flight.begin(intent.write_id, group, std::time::Instant::now());
         let progress = Arc::new(Progress::new(node.me.clone()));
         Ok(Self {
             node,

@@ -286,7 +286,8 @@ async fn registrations_reports_and_beats_are_checked() {
             ("server_id", pb::HeartbeatRequest { server_id: String::new(), ..beat.clone() }),
             ("store_id", pb::HeartbeatRequest { store_id: "x".into(), ..beat.clone() }),
             ("deleted_blobs", pb::HeartbeatRequest { deleted_blobs: vec!["x".into()], ..beat.clone() }),
-            ("deleted_blobs", pb::HeartbeatRequest { deleted_blobs: vec![String::new(); 10_001], ..beat }),
+            ("deleted_blobs", pb::HeartbeatRequest { deleted_blobs: vec![String::new(); 10_001], ..beat.clone() }),
+            ("uploading_groups", pb::HeartbeatRequest { uploading_groups: vec![0; 65_537], ..beat }),
         ] {
             let (sender, beats) = mpsc::channel(1);
             sender.send(bad).await.expect("room");
