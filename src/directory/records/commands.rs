@@ -378,10 +378,9 @@ fn command_in(command: Stored) -> Read<Command> {
             Command::MarkReadOnly { server: server(&stored.server_id)?, reason: stored.reason }
         }
         Stored::MarkWritable(id) => Command::MarkWritable { server: server(&id)? },
-        Stored::SpreadPrimaries(stored) => Command::SpreadPrimaries {
-            limit: stored.limit,
-            except: stored.except.into_iter().map(GroupId).collect(),
-        },
+        Stored::SpreadPrimaries(stored) => {
+            Command::SpreadPrimaries { limit: stored.limit, except: stored.except.into_iter().map(GroupId).collect() }
+        }
         Stored::EvictReplica(stored) => Command::EvictReplica {
             primary: server(&stored.primary)?,
             suspect: server(&stored.suspect)?,
