@@ -24,6 +24,12 @@ impl Place {
         Self { folder: tempfile::tempdir().expect("a folder"), base_port: free_ports() }
     }
 
+    /// Above the ports of all others, which are next to each other: the further nodes' are 100 and 200 higher.
+    fn with_further_nodes() -> Self {
+        let spread = u16::try_from(std::process::id() % 100).expect("small") * 5;
+        Self { folder: tempfile::tempdir().expect("a folder"), base_port: 30_100 + spread }
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dfs-cli"));
         command
@@ -107,6 +113,28 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not in {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+#[test]
+fn a_highly_available_cluster_goes_on_without_the_directory_that_made_it() {
+    let place = Place::with_further_nodes();
+    place.expect(0, &["dev", "--ha", "--detach"]);
+    let nodes: Vec<String> = [0, 100, 200].map(|step| format!("127.0.0.1:{}", place.base_port + step)).into();
+    let directory = format!("--directory={}", nodes.join(","));
+    let voters = || {
+        let output = place.run(&["members", "ls", "-o", "json", &directory]);
+        let members: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let count = |members: &Vec<serde_json::Value>| members.iter().filter(|each| each["role"] != "learner").count();
+        members.as_array().map_or(0, count)
+    };
+    wait_until("three voters", || voters() == 3);
+    place.expect(0, &["mkdir", "/before", &directory]);
+    kill(place.pid("directory-1"));
+    place.expect(0, &["mkdir", "/after", &directory]);
+    place.expect(0, &["stat", "/before", &directory]);
+    place.expect(0, &["members", "remove", "directory-1", &directory]);
+    wait_until("two voters", || voters() == 2);
+    place.expect(0, &["dev", "stop"]);
 }
 
 #[test]

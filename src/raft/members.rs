@@ -195,6 +195,10 @@ impl Group {
 
     /// Asks to be taken in until this node is a member under its present address. `others`: where to ask first.
     pub async fn become_member(self: Arc<Self>, others: Vec<String>) {
+        if others.is_empty() && self.metrics().membership_config.get_node(&self.node).is_none() {
+            tracing::warn!("this node was removed from its group; start it with --join to have it back");
+            return;
+        }
         let mut failures = 0_u32;
         let mut leader = None;
         while !self.is_member() {

@@ -90,7 +90,7 @@ impl TestNode {
         let mut services = Services::new();
         services.add(RaftServer::new(RaftService::new(gate.clone())));
         services.add(MembersServer::new(MembersService(gate.clone())));
-        let store = Arc::new(Store::open(&self.folder.path().join("words.redb"), None).unwrap());
+        let store = self.open_store().await;
         let options = Options {
             folder: self.folder.path().join("raft"),
             node: self.id,
@@ -110,6 +110,22 @@ impl TestNode {
         tasks.spawn(group.clone().become_member(join));
         tasks.spawn(group.clone().promote_learners());
         self.running = Some(Running { group, store, stop, tasks });
+    }
+
+    /// Calls that were under way at a death let go of the old one in their own time.
+    async fn open_store(&self) -> Arc<Store> {
+        let opened = async {
+            loop {
+                match Store::open(&self.folder.path().join("words.redb"), None) {
+                    Ok(store) => return Arc::new(store),
+                    Err(StoreError::Database(error)) if matches!(*error, redb::Error::DatabaseAlreadyOpen) => {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        timeout(DEADLINE, opened).await.expect("the old process has let go of its database")
     }
 
     fn group(&self) -> &Arc<Group> {
@@ -390,6 +406,25 @@ async fn a_member_that_is_dead_can_be_removed_and_its_name_used_again() {
 }
 
 #[tokio::test]
+async fn a_node_that_was_removed_stays_away_until_it_is_told_to_join() {
+    let mut nodes = three_nodes().await;
+    let leader = leader_of(&nodes).await;
+    let (gone, name) = ((leader + 1) % 3, nodes[(leader + 1) % 3].name);
+    let mut client = MembersClient::new(serve::channel(&nodes[leader].address).unwrap());
+    client.remove_member(pb::RemoveMemberRequest { server_id: name.to_owned() }).await.unwrap();
+    wait_until("two are left", || nodes[leader].voters() == 2).await;
+    // Whether it has heard of it or not: it knows of no leader any more, or of its removal.
+    nodes[gone].kill().await;
+    nodes[gone].restart().await;
+    let term = nodes[leader].group().term();
+    for count in 1..=20 {
+        assert_eq!(nodes[leader].say("word").await.unwrap(), count);
+    }
+    assert_eq!((nodes[leader].voters(), nodes[leader].group().term()), (2, term));
+    assert_eq!(nodes[leader].group().nodes().len(), 2);
+}
+
+#[tokio::test]
 async fn a_node_whose_log_is_gone_refuses_to_go_on() {
     let mut node = TestNode::start("a", 11, Vec::new()).await;
     leader_of(std::slice::from_ref(&node)).await;
@@ -400,7 +435,7 @@ async fn a_node_whose_log_is_gone_refuses_to_go_on() {
     drop(group);
     node.kill().await;
     std::fs::remove_dir_all(node.folder.path().join("raft")).unwrap();
-    let store = Arc::new(Store::open(&node.folder.path().join("words.redb"), None).unwrap());
+    let store = node.open_store().await;
     let options = Options {
         folder: node.folder.path().join("raft"),
         node: node.id,

@@ -46,6 +46,9 @@ pub struct DevArgs {
     /// File servers to start [default: as at the last start, else 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(FILESERVERS_MAX)))]
     fileservers: Option<u32>,
+    /// Three Directory nodes, of which any one may die; a cluster that was made so stays so
+    #[arg(long)]
+    ha: bool,
     /// Port of the Directory; the Lock service and the file servers take the ones after it
     #[arg(long, env = "DFS_DEV_BASE_PORT", value_name = "PORT", default_value_t = 7070, value_parser = clap::value_parser!(u16).range(1..))]
     base_port: u16,
@@ -242,7 +245,7 @@ impl Start {
 fn shape(args: &DevArgs, before: Option<&Record>) -> anyhow::Result<(Shape, u32)> {
     let Some(before) = before else {
         let fileservers = args.fileservers.unwrap_or(FILESERVERS_DEFAULT);
-        return Ok((Shape::new(fileservers), fileservers));
+        return Ok((available(args, Shape::new(fileservers)), fileservers));
     };
     let fileservers = args.fileservers.unwrap_or(before.fileservers);
     if fileservers < before.fileservers {
@@ -252,7 +255,12 @@ fn shape(args: &DevArgs, before: Option<&Record>) -> anyhow::Result<(Shape, u32)
             known = before.fileservers
         );
     }
-    Ok((before.shape, fileservers))
+    Ok((available(args, before.shape), fileservers))
+}
+
+/// A cluster of one Directory node can get two more at any time.
+fn available(args: &DevArgs, shape: Shape) -> Shape {
+    if args.ha { shape.highly_available() } else { shape }
 }
 
 fn already_running(args: &DevArgs, running: Option<&Running>) -> String {
@@ -270,7 +278,7 @@ impl DevArgs {
     }
 
     fn directory_hint(&self, plan: &Plan) -> String {
-        if self.base_port == 7070 {
+        if self.base_port == 7070 && !self.ha {
             String::new()
         } else {
             format!("; for other commands set DFS_DIRECTORY={}", plan.directory())
@@ -310,6 +318,16 @@ mod tests {
         assert_eq!(shape(&args(&["--fileservers", "5"]), Some(&made_with(2, 4))).expect("valid"), (Shape::new(2), 5));
         let fewer = shape(&args(&["--fileservers", "3"]), Some(&made_with(2, 4))).expect_err("leaves one behind");
         assert!(fewer.to_string().contains("start with --fileservers 4"), "{fewer}");
+    }
+
+    #[test]
+    fn a_cluster_becomes_highly_available_when_asked_and_stays_so() {
+        let made = shape(&args(&["--ha"]), None).expect("valid");
+        assert_eq!(made, (Shape::new(3).highly_available(), 3));
+        let before = Record { shape: made.0, fileservers: 3, running: None };
+        assert_eq!(shape(&args(&[]), Some(&before)).expect("valid"), made);
+        let grown = shape(&args(&["--ha"]), Some(&made_with(2, 4))).expect("valid");
+        assert_eq!(grown, (Shape::new(2).highly_available(), 4));
     }
 
     #[test]

@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 const COPIES_MAX: u32 = 3;
 /// Servers that must hold a write where there are enough.
 const MIN_IN_SYNC_MAX: u32 = 2;
+/// Directory nodes of which one may die, and how far apart their ports are.
+const DIRECTORIES_HA: u16 = 3;
+const NODE_PORTS: u16 = 100;
 /// File servers are named by the letters.
 pub const FILESERVERS_MAX: u32 = 26;
 
@@ -25,6 +28,13 @@ pub struct Shape {
     pub initial_fileservers: u32,
     pub copies: u32,
     pub min_in_sync: u32,
+    /// Directory nodes; in an older record there was one.
+    #[serde(default = "one")]
+    pub directories: u16,
+}
+
+fn one() -> u16 {
+    1
 }
 
 impl Shape {
@@ -33,7 +43,13 @@ impl Shape {
             initial_fileservers: fileservers,
             copies: fileservers.min(COPIES_MAX),
             min_in_sync: fileservers.min(MIN_IN_SYNC_MAX),
+            directories: one(),
         }
+    }
+
+    /// Any one node of the Directory may die.
+    pub fn highly_available(self) -> Self {
+        Self { directories: DIRECTORIES_HA, ..self }
     }
 }
 
@@ -61,18 +77,22 @@ impl Plan {
     /// None where the ports would run past the last one.
     pub fn new(data: &Path, base_port: u16, shape: Shape, fileservers: u32) -> Option<Self> {
         let last_offset = u16::try_from(fileservers.checked_add(1)?).ok()?;
-        base_port.checked_add(last_offset)?;
+        let further = shape.directories.saturating_sub(1);
+        base_port.checked_add(last_offset.max(further.checked_mul(NODE_PORTS)?))?;
         let address = |offset: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, base_port.saturating_add(offset)));
-        let directory = address(0).to_string();
+        let first = address(0).to_string();
+        let nodes: Vec<String> = (0..=further).map(|number| address(number * NODE_PORTS).to_string()).collect();
+        let directory = nodes.join(",");
 
         let shape_arguments = [
             ("--copies", shape.copies),
             ("--min-in-sync", shape.min_in_sync),
             ("--initial-fileservers", shape.initial_fileservers),
         ];
+        let shape_arguments =
+            || shape_arguments.iter().flat_map(|(flag, value)| [(*flag).into(), value.to_string().into()]);
         let mut servers = vec![
-            server(data, "directory-1", Kind::Directory, address(0))
-                .with(shape_arguments.iter().flat_map(|(flag, value)| [(*flag).into(), value.to_string().into()])),
+            server(data, "directory-1", Kind::Directory, address(0)).with(shape_arguments()),
             server(data, "lock-1", Kind::Lock, address(1)).with(["--directory".into(), directory.clone().into()]),
         ];
         for (letter, offset) in ('a'..='z').zip(2..=last_offset) {
@@ -81,12 +101,21 @@ impl Plan {
                     .with(["--directory".into(), directory.clone().into()]),
             );
         }
+        for number in 1..=further {
+            let name = format!("directory-{}", number + 1);
+            servers.push(
+                server(data, &name, Kind::Directory, address(number * NODE_PORTS))
+                    .with(shape_arguments())
+                    .with(["--join".into(), first.clone().into()]),
+            );
+        }
         Some(Self { servers })
     }
 
-    /// Where clients connect.
+    /// Where clients connect; several with commas.
     pub fn directory(&self) -> String {
-        self.servers.first().map(|server| server.address.to_string()).unwrap_or_default()
+        let directories = self.servers.iter().filter(|server| server.program == "dfs-directory");
+        directories.map(|server| server.address.to_string()).collect::<Vec<_>>().join(",")
     }
 }
 
@@ -150,6 +179,25 @@ mod tests {
             ]
         );
         assert_eq!(plan.directory(), "127.0.0.1:7070");
+    }
+
+    #[test]
+    fn a_highly_available_cluster_has_two_more_directory_nodes_that_join_the_first() {
+        let plan = Plan::new(Path::new("/d"), 7070, Shape::new(3).highly_available(), 3).expect("a plan");
+        assert_eq!(plan.servers.len(), 7);
+        let further: Vec<_> = plan.servers.iter().skip(5).map(line).collect();
+        assert_eq!(
+            further,
+            [
+                "dfs-directory --id directory-2 --data /d/directory-2 --listen 127.0.0.1:7170 --copies 3 --min-in-sync 2 --initial-fileservers 3 --join 127.0.0.1:7070",
+                "dfs-directory --id directory-3 --data /d/directory-3 --listen 127.0.0.1:7270 --copies 3 --min-in-sync 2 --initial-fileservers 3 --join 127.0.0.1:7070",
+            ]
+        );
+        assert_eq!(plan.directory(), "127.0.0.1:7070,127.0.0.1:7170,127.0.0.1:7270");
+        let lock = line(&plan.servers[1]);
+        assert!(lock.ends_with("--directory 127.0.0.1:7070,127.0.0.1:7170,127.0.0.1:7270"), "{lock}");
+        let shape = Shape::new(3).highly_available();
+        assert!(Plan::new(Path::new("/d"), 65_400, shape, 3).is_none(), "no room for the last node's port");
     }
 
     #[test]
