@@ -177,8 +177,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Begins a new segment behind what was written.
+    /// Begins a new segment behind what was written, hints too: only a last segment may have a torn end.
     fn roll(&mut self, anew: bool) -> io::Result<()> {
+        durable::sync_file(&self.current()?.file)?;
         let segment = recovery::create_segment(&self.folder, &Label { previous: self.last, anew })?;
         self.synced = segment.used;
         self.segments.push(segment);
