@@ -73,7 +73,7 @@ impl Error {
     pub fn may_have_taken_effect(&self) -> bool {
         // Every other reason is given before anything was committed, or instead.
         let unsaid = [Reason::Unavailable, Reason::DeadlineExceeded, Reason::NoQuorum, Reason::Internal];
-        self.in_doubt || unsaid.contains(&self.reason())
+        self.is_in_doubt() || unsaid.contains(&self.reason())
     }
 
     /// Some try before, or this one, went unanswered.
@@ -84,7 +84,8 @@ impl Error {
 
     /// Whether some try went unanswered, whatever was said to the others.
     pub(crate) fn is_in_doubt(&self) -> bool {
-        self.in_doubt
+        // A server that lost its lead meanwhile says so.
+        self.in_doubt || self.metadata("outcome") == Some("unknown")
     }
 
     /// Whether the same call may succeed later, or elsewhere.

@@ -41,13 +41,17 @@ pub struct Node {
     pub group: Arc<Group>,
     pub machine: Arc<DirectoryMachine>,
     database: Arc<Database>,
+    /// What the flags say.
     settings: Settings,
+    /// It joined a cluster that has its settings already: a failover to it must not change them.
+    joins: bool,
     /// This process, as the map shows it.
     server: Server,
 }
 
 /// Opens the folder. The second part keeps other processes out of it.
 pub async fn open(options: &DirectoryOptions, address: SocketAddr) -> anyhow::Result<(Node, DataDir)> {
+    let joins = !options.group.join.is_empty();
     let settings = settings(options)?;
     let path = options.common.data.clone();
     let opening = tokio::task::spawn_blocking(move || {
@@ -74,11 +78,11 @@ pub async fn open(options: &DirectoryOptions, address: SocketAddr) -> anyhow::Re
             address: server.address.clone(),
             external_address: server.external_address.clone(),
         },
-        joins: !options.group.join.is_empty(),
+        joins,
         has_state,
     };
     let group = Group::start(group_options, database.store().clone(), machine.clone()).await?;
-    Ok((Node { group, machine, database, settings, server }, data))
+    Ok((Node { group, machine, database, settings, joins, server }, data))
 }
 
 /// Drawn with the folder.
@@ -97,20 +101,23 @@ pub struct Reign {
 pub async fn begin(node: &Node, lost: CancellationToken, stop: CancellationToken) -> anyhow::Result<Reign> {
     let driver = Driver::start(node.group.clone(), lost);
     let proposer = driver.proposer();
-    let known = node.database.view()?.cluster().cloned();
-    let command = match &known {
-        Some(_) => Command::ChangeSettings { settings: node.settings.clone() },
-        None => bootstrap(node.settings.clone())?,
+    let is_made = node.database.view()?.cluster().is_some();
+    let command = match (is_made, node.joins) {
+        (false, _) => Some(bootstrap(node.settings.clone())?),
+        (true, false) => Some(Command::ChangeSettings { settings: node.settings.clone() }),
+        (true, true) => None,
     };
-    let decided = proposer.propose(command).await;
-    if let Err(ProposeError::Rejected(rejected)) = decided {
-        return Err(rejected).context("the settings do not fit the cluster that the folder holds").context(Unfit);
+    if let Some(command) = command {
+        let decided = proposer.propose(command).await;
+        if let Err(ProposeError::Rejected(rejected)) = decided {
+            return Err(rejected).context("the settings do not fit the cluster that the folder holds").context(Unfit);
+        }
+        decided?;
     }
-    decided?;
     proposer.propose(Command::RegisterServer { registration: registration(node.group.node, &node.group.me)? }).await?;
     let view = node.database.view()?;
     let Cluster { cluster, lock_key, .. } = view.cluster().cloned().context("the cluster was made a moment ago")?;
-    if known.is_none() {
+    if !is_made {
         tracing::info!(%cluster, "made a new cluster");
     }
     let servers = view.servers()?.into_iter().map(|record| record.registration);

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -80,6 +83,8 @@ pub struct Group {
     pub(super) tables: Tables,
     pub(super) started: Instant,
     role: watch::Receiver<Role>,
+    /// The last term in which the lead was offered to another node: in that term followers vote for it without waiting.
+    offered: AtomicU64,
     _watching: AbortOnDropHandle<()>,
 }
 
@@ -124,7 +129,17 @@ impl Group {
         let (sender, role) = watch::channel(Role::Other { leader: None });
         let watching = AbortOnDropHandle::new(tokio::spawn(watch_role(raft.clone(), sender)));
         let started = Instant::now();
-        Ok(Arc::new(Self { node, me, raft, store, tables, started, role, _watching: watching }))
+        Ok(Arc::new(Self {
+            node,
+            me,
+            raft,
+            store,
+            tables,
+            started,
+            role,
+            offered: AtomicU64::default(),
+            _watching: watching,
+        }))
     }
 
     /// Ends it. What was acknowledged is on stable storage already.
@@ -183,12 +198,19 @@ impl Group {
         }
     }
 
+    /// Offers the lead to another node.
+    pub(super) async fn offer_lead(&self, heir: NodeId) -> Result<(), Error> {
+        self.offered.fetch_max(self.term(), Ordering::SeqCst);
+        self.raft.trigger().transfer_leader(heir).await.map_err(|_| Error::Ended)
+    }
+
     /// Without asking anybody: a quorum has answered a moment ago, and votes for nobody else yet.
     fn is_surely_leading(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         matches!(*self.role.borrow(), Role::Leader { term } if term == metrics.current_term)
             && metrics.state == ServerState::Leader
+            && self.offered.load(Ordering::SeqCst) < metrics.current_term
             && silence(&metrics).is_some_and(|silence| silence < READ_LEASE)
     }
 }

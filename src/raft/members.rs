@@ -65,11 +65,16 @@ impl Group {
         let last = metrics.last_log_index.unwrap_or_default();
         let Some(replication) = &metrics.replication else { return Vec::new() };
         let learners = metrics.membership_config.membership().learner_ids();
+        // One that has died since would be a voter that the others wait for.
+        let alive = |node: &NodeId| {
+            let answered = metrics.heartbeat.as_ref().and_then(|heartbeat| heartbeat.get(node).copied().flatten());
+            answered.is_some_and(|answered| answered.elapsed() < ALIVE_WITHIN)
+        };
         let level = |node: &NodeId| {
             let matched = replication.get(node).and_then(|matched| matched.as_ref().map(|id| id.index));
             matched.is_some_and(|matched| matched + LEVEL_WITHIN >= last)
         };
-        learners.filter(level).collect()
+        learners.filter(|node| alive(node) && level(node)).collect()
     }
 
     /// One change after the other: what another one is in the way of waits for it.
@@ -166,7 +171,7 @@ impl Group {
         if id == self.node {
             return Ok(());
         }
-        self.raft.trigger().transfer_leader(id).await.map_err(|_| Error::Ended)?;
+        self.offer_lead(id).await?;
         let mut role = self.role();
         let passed_on = role.wait_for(|role| matches!(role, Role::Other { leader: Some(_) }));
         match timeout(CHANGE_DEADLINE, passed_on).await.map(|role| role.map(|role| role.clone())) {
@@ -185,7 +190,7 @@ impl Group {
         let others = metrics.membership_config.voter_ids().filter(|voter| *voter != self.node);
         let heir = others.max_by_key(|voter| replication.get(voter).and_then(|matched| matched.map(|id| id.index)));
         let Some(heir) = heir.filter(|_| self.expect_lead().is_ok()) else { return };
-        if self.raft.trigger().transfer_leader(heir).await.is_ok() {
+        if self.offer_lead(heir).await.is_ok() {
             let mut role = self.role();
             // If it does not come to it, the others elect one of themselves.
             let _unheard =

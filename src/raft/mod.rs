@@ -21,6 +21,7 @@ pub mod store;
 mod group;
 mod members;
 mod network;
+mod plausible;
 mod service;
 
 pub use error::Error;

@@ -17,13 +17,14 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     convert::{entry_in, log_id_out, membership_in, optional_log_id_in, optional_log_id_out, vote_in, vote_out},
     group::{ELECTION_TIMEOUT_MIN, Group},
+    plausible,
     snapshot::{Received, Receiving, Snapshot},
     store::Applied,
     types::{NodeId, StoredMembership, Types, Vote},
 };
 use crate::{
     pb::{self, install_snapshot_request::Part},
-    status::Failure,
+    status::{Failure, Reason},
 };
 
 /// A sender of a snapshot that is silent for so long is gone.
@@ -45,7 +46,7 @@ impl Gate {
     }
 
     pub(super) fn enter(&self) -> Result<&Arc<Group>, Status> {
-        self.0.get().ok_or_else(|| Status::unavailable("the node is starting"))
+        self.0.get().ok_or_else(|| unavailable("the node is starting"))
     }
 
     fn enter_as(&self, node: NodeId) -> Result<&Arc<Group>, Status> {
@@ -66,7 +67,7 @@ fn malformed(error: super::convert::Malformed) -> Status {
 }
 
 fn unavailable(error: impl std::fmt::Display) -> Status {
-    Status::unavailable(error.to_string())
+    Failure::new(Reason::Unavailable, error).into()
 }
 
 pub struct RaftService {
@@ -90,6 +91,10 @@ impl RaftService {
         let members = membership_in(&begin.membership.unwrap_or_default()).map_err(malformed)?;
         let membership = StoredMembership::new(optional_log_id_in(&begin.membership_log_id), members);
         let applied = Applied { last: optional_log_id_in(&begin.last_log_id), membership };
+        let metrics = group.metrics();
+        plausible::vote(&vote, metrics.current_term).map_err(malformed)?;
+        let members_since = *applied.membership.log_id();
+        plausible::snapshot(&vote, applied.last, members_since, metrics.local_committed).map_err(malformed)?;
         tracing::info!(last = ?applied.last, "receiving a snapshot");
         let received = self.rows(group, parts, &applied).await?;
         let meta = openraft::SnapshotMeta { last_log_id: applied.last, last_membership: applied.membership };
@@ -129,7 +134,8 @@ impl RaftService {
 
 async fn next(parts: &mut Streaming<pb::InstallSnapshotRequest>) -> Result<Option<Part>, Status> {
     let message = timeout(PROGRESS_DEADLINE, parts.message()).await;
-    let message = message.map_err(|_| Status::deadline_exceeded("the sender of a snapshot fell silent"))??;
+    let message =
+        message.map_err(|_| Failure::new(Reason::DeadlineExceeded, "the sender of a snapshot fell silent"))??;
     Ok(message.and_then(|message| message.part))
 }
 
@@ -147,6 +153,9 @@ impl pb::raft_server::Raft for RaftService {
             entries,
             leader_commit: optional_log_id_in(&request.leader_commit),
         };
+        plausible::vote(&request.vote, group.term()).map_err(malformed)?;
+        plausible::entries(&request.vote, request.prev_log_id, &request.entries).map_err(malformed)?;
+        plausible::within(&request.vote, request.leader_commit).map_err(malformed)?;
         let result = match group.raft.append_entries(request).await.map_err(unavailable)? {
             AppendEntriesResponse::Success => Appended::Appended(true),
             AppendEntriesResponse::PartialSuccess(id) if id == last => Appended::Appended(true),
@@ -170,6 +179,7 @@ impl pb::raft_server::Raft for RaftService {
             last_log_id: optional_log_id_in(&request.last_log_id),
             leadership_transfer: request.leadership_transfer,
         };
+        plausible::vote(&vote.vote, group.term()).map_err(malformed)?;
         let answer = match request.pre {
             true => group.raft.pre_vote(vote).await,
             false => group.raft.vote(vote).await,

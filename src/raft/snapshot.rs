@@ -75,6 +75,10 @@ impl<K: Key + Sync + 'static, V: Value + Sync + 'static> AnyTable for TableDefin
         let mut count = 0;
         while !rows.is_empty() {
             let (key, value) = next_row(&mut rows).ok_or(StoreError::Damaged("a row of a snapshot is cut short"))?;
+            let fits = |width: Option<usize>, bytes: &Bytes| width.is_none_or(|width| width == bytes.len());
+            if !fits(K::fixed_width(), &key) || !fits(V::fixed_width(), &value) {
+                return Err(StoreError::Damaged("a row of a snapshot has another length than its table's"));
+            }
             table.insert(K::from_bytes(&key), V::from_bytes(&value))?;
             count += 1;
         }

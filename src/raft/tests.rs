@@ -1,5 +1,7 @@
 //! Groups of real nodes in one process, over real folders and sockets, with a state machine that counts words.
 
+mod bad_input;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;

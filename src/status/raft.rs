@@ -7,7 +7,8 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let failure = |reason| Failure::new(reason, &error);
         match &error {
-            Error::NotLeader { leader } | Error::LeadLost { leader } => led_by(failure(Reason::NotLeader), leader),
+            Error::NotLeader { leader } => led_by(failure(Reason::NotLeader), leader),
+            Error::LeadLost { leader } => led_by(failure(Reason::NotLeader).with("outcome", "unknown"), leader),
             Error::NoQuorum => failure(Reason::NoQuorum),
             Error::Ended | Error::Busy => failure(Reason::Unavailable),
             Error::TimedOut => failure(Reason::DeadlineExceeded),

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     index::{Index, Place},
-    record::{self, Label, RECORDS_START, Record},
+    record::{self, Label, Record},
     recovery::{self, SEGMENT_BYTES, Segment},
 };
 use crate::{
@@ -118,10 +118,16 @@ impl Writer {
 
     fn take(&mut self, task: Task) -> io::Result<()> {
         match task {
-            Task::Append { bytes, entries, flushed } => {
-                self.append(bytes, &entries, flushed)?;
-                Ok(())
-            }
+            Task::Append { bytes, entries, flushed } => match self.append(bytes, &entries) {
+                Ok(()) => {
+                    self.pending.flushed.push(flushed);
+                    Ok(())
+                }
+                Err(error) => {
+                    flushed.io_completed(Err(broken(&error)));
+                    Err(error)
+                }
+            },
             Task::Committed(id) => {
                 let mut bytes = Vec::new();
                 record::encode(&Record::Committed(id), &mut bytes);
@@ -159,12 +165,12 @@ impl Writer {
         offset
     }
 
-    fn append(&mut self, mut bytes: Vec<u8>, entries: &[(u64, usize)], flushed: IOFlushed<Types>) -> io::Result<()> {
+    fn append(&mut self, mut bytes: Vec<u8>, entries: &[(u64, usize)]) -> io::Result<()> {
         let mut rest = bytes.as_mut_slice();
         for (index, length) in entries {
             let (record, behind) = rest.split_at_mut_checked(*length).ok_or_else(|| broken("an entry is cut short"))?;
             rest = behind;
-            if self.offset() + *length as u64 > SEGMENT_BYTES && self.offset() > RECORDS_START as u64 {
+            if self.offset() + *length as u64 > SEGMENT_BYTES && self.holds_entries()? {
                 self.flush()?;
                 self.roll(false)?;
             }
@@ -173,8 +179,13 @@ impl Writer {
             let id = self.index().id_at(*index);
             self.last = id.or(self.last);
         }
-        self.pending.flushed.push(flushed);
         Ok(())
+    }
+
+    /// Whether the last segment has an entry, and not hints alone: a segment is called by its first.
+    fn holds_entries(&self) -> io::Result<bool> {
+        let first = self.current()?.first;
+        Ok(self.last.is_some_and(|last| last.index >= first))
     }
 
     /// Begins a new segment behind what was written, hints too: only a last segment may have a torn end.
@@ -234,6 +245,9 @@ impl Writer {
             segment.file.set_len(SEGMENT_BYTES.max(cut))?;
             durable::sync_file(&segment.file)?;
             segment.used = cut;
+        } else {
+            // Hints may be at its end.
+            durable::sync_file(&segment.file)?;
         }
         self.synced = segment.used;
         Ok(())
