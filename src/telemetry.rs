@@ -4,8 +4,9 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-/// Events of our own from info on, of libraries from warn on.
-const DEFAULT_FILTER: &str = "warn,dfs=info";
+/// Events of our own from info on, of libraries from warn on. The consensus library warns ten times a second of a node that is
+/// down; we say it once.
+const DEFAULT_FILTER: &str = "warn,dfs=info,openraft=error";
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -43,6 +43,7 @@ impl Group {
     /// Lets learners vote that have caught up, for as long as this node leads. Never ends.
     pub async fn promote_learners(self: Arc<Self>) {
         let mut role = self.role();
+        let mut silent = BTreeSet::new();
         loop {
             if !matches!(*role.borrow_and_update(), Role::Leader { .. }) {
                 if role.changed().await.is_err() {
@@ -50,6 +51,7 @@ impl Group {
                 }
                 continue;
             }
+            silent = self.tell_of_silence(&silent);
             for learner in self.level_learners() {
                 match self.change(ChangeMembers::AddVoterIds(BTreeSet::from([learner]))).await {
                     Ok(()) => tracing::info!(node = learner, "a learner is level and votes from now on"),
@@ -58,6 +60,28 @@ impl Group {
             }
             sleep(LOOK_INTERVAL).await;
         }
+    }
+
+    /// Says who of the others has fallen silent or is back, once each; who is silent now.
+    fn tell_of_silence(&self, before: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        let metrics = self.metrics();
+        let heard = metrics.heartbeat.unwrap_or_default();
+        let is_silent = |id: &NodeId| {
+            let answered = heard.get(id).copied().flatten();
+            *id != self.node && answered.is_none_or(|answered| answered.elapsed() >= ALIVE_WITHIN)
+        };
+        let mut silent = BTreeSet::new();
+        for (id, node) in metrics.membership_config.nodes() {
+            match (is_silent(id), before.contains(id)) {
+                (true, false) => tracing::warn!(%node, "a node of the group does not answer"),
+                (false, true) => tracing::info!(%node, "a node of the group answers again"),
+                _ => {}
+            }
+            if is_silent(id) {
+                silent.insert(*id);
+            }
+        }
+        silent
     }
 
     fn level_learners(&self) -> Vec<NodeId> {
@@ -200,7 +224,7 @@ impl Group {
 
     /// Asks to be taken in until this node is a member under its present address. `others`: where to ask first.
     pub async fn become_member(self: Arc<Self>, others: Vec<String>) {
-        if others.is_empty() && self.metrics().membership_config.get_node(&self.node).is_none() {
+        if others.is_empty() && self.was_removed().await {
             tracing::warn!("this node was removed from its group; start it with --join to have it back");
             return;
         }
@@ -230,6 +254,17 @@ impl Group {
                 failures += 1;
             }
             sleep(JOIN_PAUSE).await;
+        }
+    }
+
+    /// Whether the group goes on without this node. A log that was just opened has told nothing yet.
+    async fn was_removed(&self) -> bool {
+        loop {
+            let nodes = self.nodes();
+            if !nodes.is_empty() {
+                return nodes.iter().all(|(id, _)| *id != self.node);
+            }
+            sleep(CHANGE_PAUSE).await;
         }
     }
 

@@ -221,6 +221,22 @@ async fn a_node_alone_leads_at_once_and_goes_on_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_node_that_moved_tells_its_group_where_it_is_now() {
+    let mut node = TestNode::start("a", 11, Vec::new()).await;
+    leader_of(std::slice::from_ref(&node)).await;
+    let before = node.address.clone();
+    node.kill().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    node.address = listener.local_addr().unwrap().to_string();
+    assert_ne!(node.address, before);
+    node.run(listener, Vec::new()).await;
+    let here = node.address.clone();
+    wait_until("the new address", || node.group().nodes().iter().all(|(_, at)| at.address == here)).await;
+    wait_until("a leader", || node.is_leading()).await;
+    assert_eq!(node.group().nodes().len(), 1);
+}
+
+#[tokio::test]
 async fn many_proposals_at_once_are_each_answered_by_their_own_count() {
     let nodes = [TestNode::start("a", 11, Vec::new()).await];
     leader_of(&nodes).await;
