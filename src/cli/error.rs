@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fmt, io, path::Path};
 
 use serde::Serialize;
 
+use super::own_reason::OwnReason;
 use crate::{
     client,
     status::{Failure, Reason},
@@ -80,41 +81,39 @@ impl Error {
 
     /// The reason of the catalogue, if a server gave one.
     pub fn reason(&self) -> Option<Reason> {
-        match self {
-            Self::Failure(error) => Some(error.reason()),
-            Self::LeaseLost(_) => Some(Reason::SessionExpired),
-            _ => None,
-        }
+        self.why().ok()
+    }
+
+    /// A reason of the catalogue, or else one of our own.
+    fn why(&self) -> Result<Reason, OwnReason> {
+        Err(match self {
+            Self::Failure(error) => return Ok(error.reason()),
+            Self::LeaseLost(_) => return Ok(Reason::SessionExpired),
+            Self::Usage(_) | Self::Probe { code: exit::OTHER, .. } => OwnReason::Usage,
+            Self::Local { .. } => OwnReason::LocalFile,
+            Self::Here(_) | Self::HereWithCode { .. } => OwnReason::Local,
+            Self::ThrownAway => OwnReason::Cancelled,
+            Self::Partial { .. } => OwnReason::Partial,
+            Self::Unhealthy(_) | Self::Probe { .. } => OwnReason::Unhealthy,
+            Self::Silent(_) => OwnReason::Exit,
+            Self::Signal { .. } => OwnReason::Interrupted,
+            Self::BrokenPipe => OwnReason::BrokenPipe,
+        })
     }
 
     fn reason_text(&self) -> &'static str {
-        match self {
-            Self::Failure(error) => error.reason().as_str(),
-            Self::LeaseLost(_) => Reason::SessionExpired.as_str(),
-            Self::Usage(_) => "USAGE",
-            Self::Local { .. } => "LOCAL_FILE",
-            Self::Here(_) | Self::HereWithCode { .. } => "LOCAL",
-            Self::ThrownAway => "CANCELLED",
-            Self::Partial { .. } => "PARTIAL",
-            Self::Probe { code: exit::OTHER, .. } => "USAGE",
-            Self::Unhealthy(_) | Self::Probe { .. } => "UNHEALTHY",
-            Self::Silent(_) => "EXIT",
-            Self::Signal { .. } => "INTERRUPTED",
-            Self::BrokenPipe => "BROKEN_PIPE",
+        match self.why() {
+            Ok(reason) => reason.as_str(),
+            Err(own) => own.as_str(),
         }
     }
 
     pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Failure(error) => error.exit_code(),
-            Self::LeaseLost(_) => Reason::SessionExpired.exit_code(),
-            Self::Usage(_) => exit::USAGE,
-            Self::Local { .. } | Self::Here(_) | Self::ThrownAway => exit::OTHER,
-            Self::Partial { .. } => exit::PARTIAL,
-            Self::Unhealthy(_) => exit::UNHEALTHY,
-            Self::Probe { code, .. } | Self::HereWithCode { code, .. } | Self::Silent(code) => *code,
-            Self::Signal { signal } => exit::SIGNAL_BASE.saturating_add(*signal),
-            Self::BrokenPipe => exit::OK,
+        match (self, self.why()) {
+            (Self::Probe { code, .. } | Self::HereWithCode { code, .. } | Self::Silent(code), _) => *code,
+            (Self::Signal { signal }, _) => exit::SIGNAL_BASE.saturating_add(*signal),
+            (_, Ok(reason)) => reason.exit_code(),
+            (_, Err(own)) => own.exit_code().unwrap_or(exit::OTHER),
         }
     }
 
@@ -201,7 +200,8 @@ fn hint(reason: Reason) -> Option<&'static str> {
         Reason::VersionMismatch => Some("read it again, then redo the change on what is there now"),
         Reason::LockHeld => Some("`lock info PATH` says who holds it; `--wait` waits longer"),
         Reason::LockRequired => Some("give --if-version, or lock it with `lock run`"),
-        Reason::FencingTokenStale | Reason::NotLockHolder => Some("that token is no longer good; lock it anew"),
+        Reason::FencingTokenStale => Some("that token is no longer good; lock it anew"),
+        Reason::NotLockHolder => Some("`lock info PATH` says who holds it"),
         Reason::SessionExpired | Reason::SessionNotFound => Some("lock it anew"),
         Reason::NotEnoughReplicas | Reason::NoLiveReplica => Some("`status` says which servers are down"),
         Reason::Unavailable | Reason::DeadlineExceeded | Reason::NotLeader => {

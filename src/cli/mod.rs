@@ -9,6 +9,7 @@ mod arguments;
 mod context;
 mod error;
 mod interrupt;
+mod own_reason;
 mod settings;
 
 mod output;
@@ -52,6 +53,8 @@ mod local;
 mod shell;
 
 pub mod dev;
+
+pub use self::own_reason::OwnReason;
 
 use std::{ffi::OsString, io::IsTerminal};
 
