@@ -170,7 +170,7 @@ fn a_server_that_ended_is_told_of() {
 }
 
 #[test]
-fn a_taken_port_stops_the_start_and_leaves_nothing_behind() {
+fn a_taken_port_stops_the_start_and_nothing_runs() {
     let place = Place::new();
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, place.base_port + 1)).expect("was free");
     let error = place.expect(1, &["dev", "--detach"]);

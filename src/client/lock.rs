@@ -239,6 +239,9 @@ impl LockGuard {
     }
 
     /// What a write under this lock carries; fails when the lease is lost, so that it is known before the write.
+    ///
+    /// When the write then fails with [`Error::may_have_taken_effect`], drop the guard and its session rather than release:
+    /// see [`LockGuard::release`].
     pub fn precondition(&self) -> Result<Precondition, Error> {
         self.session.check()?;
         Ok(Precondition { fencing_token: Some(self.token), if_version: None })
@@ -250,6 +253,10 @@ impl LockGuard {
     }
 
     /// Gives the lock back. [`Reason::NotLockHolder`] or [`Reason::SessionExpired`] says that it was lost before.
+    ///
+    /// Not after a write whose end is unknown ([`Error::may_have_taken_effect`]): a release does not fence, so that write
+    /// could still be committed under the successor's eyes. Dropped instead, with all handles of its session, the lock
+    /// passes on when the lease runs out, and that fences. The same holds for [`Session::close`].
     pub async fn release(self) -> Result<(), Error> {
         self.session.inner.client.release_lock(self.session.id(), &self.path, Some(self.token)).await
     }

@@ -5,9 +5,10 @@
 //! sees everything acknowledged before, and that of two writes that exclude each other one is refused, here, whatever the
 //! clients believe. It never sees a byte of a file.
 //!
-//! Below is a pure state machine over tables ([`state`]); above it, one proposer on its own thread ([`driver`]) and many
-//! readers ([`reader`]). What is only true for the moment, such as leases and what servers say about their disks, is in
-//! memory ([`lease`]) and enters the state as a decision: a server is marked down, or up.
+//! Below is a pure state machine over tables ([`state`]); above it, one proposer with several entries of the group's log
+//! under way ([`driver`]), and many readers ([`reader`]). What is only true for the moment, such as leases and what
+//! servers say about their disks, is in memory ([`lease`]) and enters the state as a decision: a server is marked down,
+//! or up.
 //!
 //! Absent on purpose: a cache (the tables are in the page cache), and a queue for any watcher (feeds are read from the
 //! tables, [`watch`]).
