@@ -21,6 +21,8 @@ pub struct History {
 struct Inner {
     writes: HashMap<(Path, Version), Payload>,
     lines: BTreeMap<Path, Vec<String>>,
+    /// What some client was told to be the newest version, by a receipt or by a look.
+    newest: HashMap<Path, Version>,
     reads: u64,
     unknown: u64,
     last_acknowledged: Option<Instant>,
@@ -63,11 +65,13 @@ impl History {
         if let Some(other) = inner.writes.insert((path.clone(), version), payload) {
             panic!("{path} version {version} was acknowledged to {other:?} and to {payload:?}");
         }
+        inner.know(path, version);
     }
 
-    pub fn appended(&self, path: &Path, line: String) {
+    pub fn appended(&self, path: &Path, version: Version, line: String) {
         let mut inner = self.lock();
         inner.progress();
+        inner.know(path, version);
         inner.lines.entry(path.clone()).or_default().push(line);
     }
 
@@ -75,8 +79,25 @@ impl History {
         self.lock().unknown += 1;
     }
 
-    pub fn read_whole(&self) {
+    /// The newest version that any client knows of by now. No look that begins later may show an older one.
+    pub fn newest(&self, path: &Path) -> Option<Version> {
+        self.lock().newest.get(path).copied()
+    }
+
+    /// A look showed this version; `known` is what [`History::newest`] said before it began.
+    pub fn seen(&self, path: &Path, version: Version, known: Option<Version>) {
+        assert!(Some(version) >= known, "{path} has version {version}, after {known:?} was known");
+        self.lock().know(path, version);
+    }
+
+    pub fn read_whole(&self, path: &Path, version: Version, known: Option<Version>) {
+        self.seen(path, version, known);
         self.lock().reads += 1;
+    }
+
+    /// A look showed nothing at the path.
+    pub fn not_found(&self, path: &Path, known: Option<Version>) {
+        assert_eq!(known, None, "{path} is gone, after that version was known");
     }
 
     pub fn writes(&self) -> Vec<(Path, Version, Payload)> {
@@ -104,6 +125,11 @@ impl History {
 }
 
 impl Inner {
+    fn know(&mut self, path: &Path, version: Version) {
+        let newest = self.newest.entry(path.clone()).or_insert(version);
+        *newest = version.max(*newest);
+    }
+
     fn progress(&mut self) {
         let now = Instant::now();
         if let Some(last) = self.last_acknowledged {
@@ -115,4 +141,20 @@ impl Inner {
         }
         self.last_acknowledged = Some(now);
     }
+}
+
+#[test]
+fn a_look_behind_what_was_known_is_found() {
+    let history = History::default();
+    let path: Path = "/a".parse().expect("a good path");
+    history.not_found(&path, history.newest(&path));
+    history.acknowledged(&path, Version(2), Payload::new(0, 0, 0));
+    let known = history.newest(&path);
+    assert_eq!(known, Some(Version(2)));
+    history.seen(&path, Version(3), known);
+    assert_eq!(history.newest(&path), Some(Version(3)), "a look counts too");
+    history.seen(&path, Version(2), known);
+    let fails = |look: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(look)).is_err();
+    assert!(fails(&|| history.seen(&path, Version(1), known)));
+    assert!(fails(&|| history.not_found(&path, known)));
 }

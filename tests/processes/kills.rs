@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dfs::{client::Client, types::Path};
+use dfs::{client::Client, status::Reason, types::Path};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -69,7 +69,7 @@ async fn acknowledged_writes_survive_the_death_of_every_process() {
     wait_until_level(&checker).await;
     expect_acknowledged_writes(&checker, &history).await;
     expect_acknowledged_lines(&checker, &history).await;
-    expect_equal_copies(&checker).await;
+    expect_equal_copies(&checker, &history).await;
 
     let summary = history.summary();
     println!("kills {kills}, {summary}");
@@ -138,11 +138,16 @@ async fn expect_acknowledged_lines(client: &Client, history: &History) {
     }
 }
 
-/// Each server's own disk has the same bytes.
-async fn expect_equal_copies(client: &Client) {
-    let files = (0..WRITERS).map(workload::own_file).chain([workload::shared_file(0), workload::log_file(0)]);
-    for path in files.collect::<Vec<Path>>() {
-        let verified = client.verify(&path, None).await.unwrap_or_else(|error| panic!("{path}: {error}"));
-        assert_eq!(verified.good_count(), 3, "{path}: {verified:?}");
+/// Each server's own disk has the same bytes, of every file.
+async fn expect_equal_copies(client: &Client, history: &History) {
+    let own = (0..WRITERS).map(workload::own_file);
+    let shared = (0..workload::SHARED_FILES).map(workload::shared_file);
+    let logs = (0..workload::LOGS).map(workload::log_file);
+    for path in own.chain(shared).chain(logs).collect::<Vec<Path>>() {
+        match client.verify(&path, None).await {
+            Ok(verified) => assert_eq!(verified.good_count(), 3, "{path}: {verified:?}"),
+            Err(error) if error.reason() == Reason::EntryNotFound => history.not_found(&path, history.newest(&path)),
+            Err(error) => panic!("{path}: {error}"),
+        }
     }
 }

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{history::History, payload::Payload};
 
-const SHARED_FILES: u64 = 4;
-const LOGS: u64 = 2;
+pub const SHARED_FILES: u64 = 4;
+pub const LOGS: u64 = 2;
 const LENGTH_MAX: usize = 96 << 10;
 /// Longer than any outage of a single process here.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -74,20 +74,24 @@ impl Worker {
         }
     }
 
-    /// Reads random files until told to stop, and fails at the first that is not whole.
+    /// Reads random files until told to stop, and fails at the first that is not whole, or older than what was known.
     pub async fn read(mut self, workers: u64, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let path = match self.random.random_range(0..2) {
                 0 => own_file(self.random.random_range(0..workers)),
                 _ => shared_file(self.random.random_range(0..SHARED_FILES)),
             };
+            let known = self.history.newest(&path);
             match read_newest(&self.client, &path).await {
                 Ok((version, bytes)) => {
                     let payload = Payload::parse(&bytes);
                     assert!(payload.is_ok(), "{path} version {version} is torn: {payload:?}");
-                    self.history.read_whole();
+                    self.history.read_whole(&path, version, known);
                 }
-                Err(error) if error.reason() == Reason::EntryNotFound => tokio::task::yield_now().await,
+                Err(error) if error.reason() == Reason::EntryNotFound => {
+                    self.history.not_found(&path, known);
+                    tokio::task::yield_now().await;
+                }
                 Err(error) => expect_passing(&error),
             }
         }
@@ -95,9 +99,16 @@ impl Worker {
 
     async fn replace_own(&mut self) -> Result<(), Error> {
         let path = own_file(self.number);
+        let known = self.history.newest(&path);
         let version = match self.client.get(&path, AsOf::Now).await {
-            Ok(entry) => entry.version,
-            Err(error) if error.reason() == Reason::EntryNotFound => Version(0),
+            Ok(entry) => {
+                self.history.seen(&path, entry.version, known);
+                entry.version
+            }
+            Err(error) if error.reason() == Reason::EntryNotFound => {
+                self.history.not_found(&path, known);
+                Version(0)
+            }
             Err(error) => return Err(error),
         };
         let precondition = Precondition { if_version: Some(version), fencing_token: None };
@@ -109,8 +120,11 @@ impl Worker {
         let options = SessionOptions { ttl: LEASE, client: format!("worker {}", self.number) };
         let session = self.client.open_session(options).await?;
         let guard = session.acquire(&path, LockMode::Exclusive, Some(CLIENT_TIMEOUT), |_| {}).await?;
-        let precondition = Precondition { fencing_token: Some(guard.token()), if_version: None };
-        let written = self.replace(&path, precondition).await;
+        let written = self.replace(&path, guard.precondition()?).await;
+        if written.as_ref().is_err_and(Error::may_have_taken_effect) {
+            // Dropped: the lease runs out, and that fences what may still be under way. A release would not.
+            return written;
+        }
         guard.release().await?;
         session.close().await?;
         written
@@ -133,8 +147,8 @@ impl Worker {
         let line = format!("worker {} line {}\n", self.number, self.sequence);
         let mut options = WriteOptions::append();
         options.create_parents = true;
-        self.client.write_bytes(&path, options, line.clone().into_bytes()).await?;
-        self.history.appended(&path, line);
+        let receipt = self.client.write_bytes(&path, options, line.clone().into_bytes()).await?;
+        self.history.appended(&path, receipt.version, line);
         Ok(())
     }
 }
