@@ -162,7 +162,7 @@ impl Group {
     }
 
     pub fn term(&self) -> u64 {
-        self.metrics().current_term
+        self.raft.metrics().borrow_watched().current_term
     }
 
     pub(super) fn metrics(&self) -> Metrics {
@@ -213,6 +213,17 @@ impl Group {
             && self.offered.load(Ordering::SeqCst) < metrics.current_term
             && silence(&metrics).is_some_and(|silence| silence < READ_LEASE)
     }
+}
+
+/// How long ago a node has answered this leader; `None` if it has not.
+pub(super) fn silence_of(metrics: &Metrics, node: NodeId) -> Option<Duration> {
+    let answered = metrics.heartbeat.as_ref()?.get(&node).copied().flatten()?;
+    Some(answered.elapsed())
+}
+
+/// Up to which index a node's log is the same as this leader's, as far as that is known.
+pub(super) fn matched_index(metrics: &Metrics, node: NodeId) -> Option<u64> {
+    metrics.replication.as_ref()?.get(&node)?.as_ref().map(|id| id.index)
 }
 
 /// How long ago a quorum has answered this leader; one that is a quorum by itself needs no answer.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use openraft::{
-    ChangeMembers, Instant as _,
+    ChangeMembers,
     errors::{ChangeMembershipError, ClientWriteError, RaftError},
 };
 use tokio::time::{sleep, timeout};
@@ -15,9 +15,9 @@ use tonic::{Request, Response, Status};
 
 use super::{
     error::Error,
-    group::{Group, Role},
+    group::{Group, Role, matched_index, silence_of},
     service::Gate,
-    types::{Node, NodeId},
+    types::{Metrics, Node, NodeId},
 };
 use crate::{
     pb, serve,
@@ -65,11 +65,7 @@ impl Group {
     /// Says who of the others has fallen silent or is back, once each; who is silent now.
     fn tell_of_silence(&self, before: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
         let metrics = self.metrics();
-        let heard = metrics.heartbeat.unwrap_or_default();
-        let is_silent = |id: &NodeId| {
-            let answered = heard.get(id).copied().flatten();
-            *id != self.node && answered.is_none_or(|answered| answered.elapsed() >= ALIVE_WITHIN)
-        };
+        let is_silent = |id: &NodeId| *id != self.node && !is_alive(&metrics, *id);
         let mut silent = BTreeSet::new();
         for (id, node) in metrics.membership_config.nodes() {
             match (is_silent(id), before.contains(id)) {
@@ -87,18 +83,10 @@ impl Group {
     fn level_learners(&self) -> Vec<NodeId> {
         let metrics = self.metrics();
         let last = metrics.last_log_index.unwrap_or_default();
-        let Some(replication) = &metrics.replication else { return Vec::new() };
         let learners = metrics.membership_config.membership().learner_ids();
+        let is_level = |node| matched_index(&metrics, node).is_some_and(|matched| matched + LEVEL_WITHIN >= last);
         // One that has died since would be a voter that the others wait for.
-        let alive = |node: &NodeId| {
-            let answered = metrics.heartbeat.as_ref().and_then(|heartbeat| heartbeat.get(node).copied().flatten());
-            answered.is_some_and(|answered| answered.elapsed() < ALIVE_WITHIN)
-        };
-        let level = |node: &NodeId| {
-            let matched = replication.get(node).and_then(|matched| matched.as_ref().map(|id| id.index));
-            matched.is_some_and(|matched| matched + LEVEL_WITHIN >= last)
-        };
-        learners.filter(|node| alive(node) && level(node)).collect()
+        learners.filter(|node| is_alive(&metrics, *node) && is_level(*node)).collect()
     }
 
     /// One change after the other: what another one is in the way of waits for it.
@@ -155,9 +143,7 @@ impl Group {
 
     /// Removes the node that a server was before its data folder was emptied; not while it answers.
     async fn let_go_of(&self, old: NodeId, server: &str) -> Result<(), Error> {
-        let answered = self.metrics().heartbeat.and_then(|heartbeat| heartbeat.get(&old).copied().flatten());
-        let alive = answered.is_some_and(|answered| answered.elapsed() < ALIVE_WITHIN);
-        if old == self.node || alive {
+        if old == self.node || is_alive(&self.metrics(), old) {
             return Err(Error::NameTaken { server: server.to_owned() });
         }
         tracing::warn!(server, old, "a member comes back with another data folder: its old self is removed");
@@ -210,9 +196,8 @@ impl Group {
     /// Before a leader leaves: whoever is most level takes over, so that nobody waits for an election.
     pub async fn hand_over(&self) {
         let metrics = self.metrics();
-        let Some(replication) = &metrics.replication else { return };
         let others = metrics.membership_config.voter_ids().filter(|voter| *voter != self.node);
-        let heir = others.max_by_key(|voter| replication.get(voter).and_then(|matched| matched.map(|id| id.index)));
+        let heir = others.max_by_key(|voter| matched_index(&metrics, *voter));
         let Some(heir) = heir.filter(|_| self.expect_lead().is_ok()) else { return };
         if self.offer_lead(heir).await.is_ok() {
             let mut role = self.role();
@@ -290,20 +275,15 @@ impl Group {
 
     fn list(&self) -> pb::ListMembersResponse {
         let metrics = self.metrics();
-        let member = |(id, node): (&NodeId, &Node)| {
-            let matched = metrics.replication.as_ref().and_then(|matched| matched.get(id)?.as_ref().map(|id| id.index));
-            let answered = metrics.heartbeat.as_ref().and_then(|heard| heard.get(id).copied().flatten());
-            let silent = answered.map(|answered| answered.elapsed());
-            pb::Member {
-                server_id: node.server.clone(),
-                node_id: *id,
-                address: node.address.clone(),
-                external_address: node.external_address.clone(),
-                voter: self.is_voter(*id),
-                leader: metrics.current_leader == Some(*id),
-                log_index: matched,
-                silent_ms: silent.map(|silent| silent.as_millis() as u64),
-            }
+        let member = |(id, node): (&NodeId, &Node)| pb::Member {
+            server_id: node.server.clone(),
+            node_id: *id,
+            address: node.address.clone(),
+            external_address: node.external_address.clone(),
+            voter: self.is_voter(*id),
+            leader: metrics.current_leader == Some(*id),
+            log_index: matched_index(&metrics, *id),
+            silent_ms: silence_of(&metrics, *id).map(|silence| silence.as_millis() as u64),
         };
         pb::ListMembersResponse {
             members: metrics.membership_config.nodes().map(member).collect(),
@@ -313,6 +293,11 @@ impl Group {
             server_id: self.me.server.clone(),
         }
     }
+}
+
+/// To this leader.
+fn is_alive(metrics: &Metrics, node: NodeId) -> bool {
+    silence_of(metrics, node).is_some_and(|silence| silence < ALIVE_WITHIN)
 }
 
 pub struct MembersService(pub Gate);
