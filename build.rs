@@ -4,7 +4,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const PROTOS: [&str; 4] = ["dfs.proto", "storage/directory.proto", "storage/lock.proto", "storage/fileserver.proto"];
+const PROTOS: [&str; 5] =
+    ["dfs.proto", "storage/directory.proto", "storage/lock.proto", "storage/fileserver.proto", "storage/raft.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

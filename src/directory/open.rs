@@ -71,6 +71,7 @@ pub async fn open(options: &DirectoryOptions, address: SocketAddr) -> anyhow::Re
     let machine = Arc::new(DirectoryMachine::new(&database)?);
     let server = this_server(options, address);
     let group_options = raft::Options {
+        service: KIND,
         folder: data.path().join(LOG_FOLDER),
         node: node_id(data.store_id()),
         me: raft::Node {

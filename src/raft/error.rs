@@ -23,6 +23,12 @@ pub enum Error {
     NotAVoter { server: String },
     #[error("a live member of the group is called {server} already, and has another data folder")]
     NameTaken { server: String },
+    #[error(
+        "this is a node of group {ours} of the {service} service, not of group {theirs}: the address is another cluster's"
+    )]
+    OtherGroup { service: &'static str, ours: String, theirs: String },
+    #[error("this is a node of the {service} service, not of the {theirs} service: the address is another service's")]
+    OtherService { service: &'static str, theirs: String },
     #[error("the members are being changed already")]
     Busy,
     #[error("the group did not do it in time")]

@@ -23,6 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     convert::log_id,
     error::Error,
+    identity::{GroupUid, Identity},
     log::Log,
     network::Network,
     snapshot::{Tables, remove_leftovers},
@@ -51,6 +52,8 @@ const PROPOSE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How a node takes part.
 pub struct Options {
+    /// Whose group it is: `directory` or `lock`.
+    pub service: &'static str,
     /// Of the log; nothing else is in it.
     pub folder: PathBuf,
     pub node: NodeId,
@@ -81,6 +84,7 @@ pub struct Group {
     pub(super) raft: Raft,
     pub(super) store: Arc<Store>,
     pub(super) tables: Tables,
+    pub(super) identity: Arc<Identity>,
     pub(super) started: Instant,
     role: watch::Receiver<Role>,
     /// The last term in which the lead was offered to another node: in that term followers vote for it without waiting.
@@ -113,17 +117,19 @@ fn config() -> anyhow::Result<Config> {
 impl Group {
     /// Opens the log, or makes it; a node that neither belongs to a group nor is to join one makes a group of itself.
     pub async fn start(options: Options, store: Arc<Store>, machine: Arc<dyn Machine>) -> anyhow::Result<Arc<Self>> {
-        let Options { folder, node, me, joins, has_state } = options;
+        let (node, me) = (options.node, options.me.clone());
         let opening = {
-            let (store, me) = (store.clone(), me.clone());
-            tokio::task::spawn_blocking(move || open(&folder, &store, (node, me), has_state))
+            let store = store.clone();
+            tokio::task::spawn_blocking(move || open(&options, &store))
         };
-        let (log, is_new) = opening.await.context("open the log")??;
+        let Opened { log, founds, identity } = opening.await.context("open the log")??;
+        let identity = Arc::new(identity);
         let tables = machine.tables();
         let state_machine = StateMachine::new(store.clone(), machine);
-        let raft = Raft::new(node, Arc::new(config()?), Network { tables }, log, state_machine).await;
+        let network = Network { tables, identity: identity.clone() };
+        let raft = Raft::new(node, Arc::new(config()?), network, log, state_machine).await;
         let raft = raft.context("start the consensus library")?;
-        if is_new && !joins {
+        if founds {
             raft.initialize(BTreeMap::from([(node, me.clone())])).await.context("make a group of one")?;
         }
         let (sender, role) = watch::channel(Role::Other { leader: None });
@@ -135,6 +141,7 @@ impl Group {
             raft,
             store,
             tables,
+            identity,
             started,
             role,
             offered: AtomicU64::default(),
@@ -246,35 +253,47 @@ pub(super) fn write_error(error: RaftError<super::types::Types, ClientWriteError
     }
 }
 
-/// Opens the log; whether the node is new. Blocking.
-fn open(
-    folder: &std::path::Path,
-    store: &Store,
-    (node, me): (NodeId, Node),
-    has_state: bool,
-) -> anyhow::Result<(Log, bool)> {
+/// What a node finds in its folder.
+struct Opened {
+    log: Log,
+    /// The node is new, and is to make a group of itself.
+    founds: bool,
+    identity: Identity,
+}
+
+/// Opens the log, or makes it. Blocking.
+fn open(options: &Options, store: &Store) -> anyhow::Result<Opened> {
     remove_leftovers(store)?;
+    let folder = &options.folder;
     let applied = read_applied(&store.begin_read()?)?;
     let log = Log::open(folder)?;
+    let named = Identity::read(folder)?;
+    let opened = |log, group, founds| Opened { log, founds, identity: Identity::new(folder, options.service, group) };
     if !log.is_new() {
-        return Ok((log, false));
+        return Ok(opened(log, named.or(Some(GroupUid::NONE)), false));
     }
     let first = log_id(0, 0);
     match applied.last {
-        None if !has_state => return Ok((log, true)),
-        // From before there was a log: the state counts as what the first entry has left.
-        None => adopt(store, node, me, first)?,
-        // Such an adoption was cut off.
-        Some(last) if last == first => {}
-        Some(last) => anyhow::bail!(
+        // Whatever it was to be a member of, it has promised nothing there.
+        None if options.joins && !options.has_state => return Ok(opened(log, None, false)),
+        Some(last) if last != first => anyhow::bail!(
             "the database holds entry {last}, but the log in {} is gone. This node may have voted on what it has lost, so it \
              takes part no more: remove it from its group with `dfs-cli members remove`, empty its data folder, and let it \
              join anew",
             folder.display()
         ),
+        _ => {}
     }
-    log.begin_after(first)?;
-    Ok((log, false))
+    let founded = opened(log, None, !options.has_state && applied.last.is_none());
+    founded.identity.learn(named.unwrap_or_else(GroupUid::draw))?;
+    if !founded.founds {
+        // From before there was a log: the state counts as what the first entry has left. Or that was cut off.
+        if applied.last.is_none() {
+            adopt(store, options.node, options.me.clone(), first)?;
+        }
+        founded.log.begin_after(first)?;
+    }
+    Ok(founded)
 }
 
 /// Makes a state without a log the beginning of a group of one. Blocking.

@@ -14,8 +14,10 @@ use tokio::time::{sleep, timeout};
 use tonic::{Request, Response, Status};
 
 use super::{
+    convert::Malformed,
     error::Error,
     group::{Group, Role, matched_index, silence_of},
+    identity::GroupUid,
     service::Gate,
     types::{Metrics, Node, NodeId},
 };
@@ -264,13 +266,29 @@ impl Group {
             node_id: self.node,
             address: self.me.address.clone(),
             external_address: self.me.external_address.clone(),
+            group_uid: self.identity.to_wire(),
+            service: self.identity.service.to_owned(),
         };
         let mut client = pb::members_client::MembersClient::new(channel);
         match timeout(JOIN_DEADLINE, client.add_member(request)).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(answer)) => self.belong_to(&answer.into_inner().group_uid).await,
             Ok(Err(status)) => Err(Failure::from(&status)),
             Err(_) => Err(Failure::new(Reason::DeadlineExceeded, "no answer")),
         }
+    }
+
+    /// The group that has taken this node in says who it is.
+    async fn belong_to(&self, group_uid: &[u8]) -> Result<(), Failure> {
+        let group = GroupUid::from_wire(group_uid).map_err(|error| Failure::bad_argument("group_uid", error))?;
+        if let Some(compared) = self.identity.compare(group) {
+            return compared.map_err(Failure::from);
+        }
+        let identity = self.identity.clone();
+        let learned = tokio::task::spawn_blocking(move || identity.learn(group)).await;
+        let learned = learned.map_err(|error| Failure::new(Reason::Internal, error))?;
+        learned.map_err(|error| Failure::new(Reason::Internal, error))?;
+        tracing::info!(%group, "this node belongs to a group");
+        Ok(())
     }
 
     fn list(&self) -> pb::ListMembersResponse {
@@ -291,6 +309,8 @@ impl Group {
             log_index: metrics.last_log_index.unwrap_or_default(),
             applied_index: metrics.last_applied.map_or(0, |id| id.index),
             server_id: self.me.server.clone(),
+            group_uid: self.identity.to_wire(),
+            service: self.identity.service.to_owned(),
         }
     }
 }
@@ -324,8 +344,15 @@ impl pb::members_server::Members for MembersService {
         }
         let node =
             Node { server: request.server_id, address: request.address, external_address: request.external_address };
-        self.0.enter()?.admit(request.node_id, node).await.map_err(failed)?;
-        Ok(Response::new(pb::AddMemberResponse {}))
+        let group = self.0.enter()?;
+        group.identity.compare_service(&request.service).map_err(failed)?;
+        if !request.group_uid.is_empty() {
+            let theirs = GroupUid::from_wire(&request.group_uid)
+                .map_err(|Malformed(what)| failed(Error::BadArgument { field: "group_uid", what }))?;
+            group.identity.compare(theirs).unwrap_or(Ok(())).map_err(failed)?;
+        }
+        group.admit(request.node_id, node).await.map_err(failed)?;
+        Ok(Response::new(pb::AddMemberResponse { group_uid: group.identity.to_wire() }))
     }
 
     async fn promote_member(&self, request: Request<pb::PromoteMemberRequest>) -> Answered<pb::PromoteMemberResponse> {

@@ -13,6 +13,8 @@ mod convert;
 mod error;
 mod types;
 
+mod identity;
+
 pub mod log;
 pub mod snapshot;
 mod state_machine;

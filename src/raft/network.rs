@@ -3,7 +3,7 @@
 //! Each kind of traffic has a connection of its own, so that neither a large entry nor a snapshot holds a heartbeat up.
 //! Every call has a deadline; after a call that nobody answered the connection is made anew.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use openraft::{
@@ -24,6 +24,7 @@ use super::{
         Malformed, entry_out, log_id_in, log_id_out, membership_out, optional_log_id_in, optional_log_id_out, vote_in,
         vote_out,
     },
+    identity::Identity,
     snapshot::{Snapshot, Tables, dump},
     types::{Node, NodeId, Types, Vote},
 };
@@ -46,13 +47,20 @@ type Held = openraft::type_config::alias::SnapshotOf<Types, Snapshot>;
 /// Makes connections to the others.
 pub struct Network {
     pub tables: Tables,
+    pub identity: Arc<Identity>,
 }
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: NodeId, node: &Node) -> Peer {
-        Peer { target, address: node.address.clone(), channel: None, tables: self.tables }
+        Peer {
+            target,
+            address: node.address.clone(),
+            channel: None,
+            tables: self.tables,
+            identity: self.identity.clone(),
+        }
     }
 }
 
@@ -62,6 +70,7 @@ pub struct Peer {
     address: String,
     channel: Option<Channel>,
     tables: Tables,
+    identity: Arc<Identity>,
 }
 
 /// Why a call has no answer.
@@ -81,7 +90,9 @@ impl From<CallError> for RPCError<Types> {
     fn from(error: CallError) -> Self {
         match error {
             // Nobody listens, or somebody else does: no use to try at once.
-            CallError::Refused(status) if matches!(status.code(), Code::Unavailable | Code::InvalidArgument) => {
+            CallError::Refused(status)
+                if matches!(status.code(), Code::Unavailable | Code::InvalidArgument | Code::FailedPrecondition) =>
+            {
                 RPCError::Unreachable(Unreachable::from_string(status))
             }
             CallError::Refused(status) => RPCError::Network(NetworkError::from_string(status)),
@@ -127,6 +138,7 @@ impl Peer {
             last_log_id: optional_log_id_out(&request.last_log_id),
             leadership_transfer: request.leadership_transfer,
             pre,
+            group_uid: self.identity.to_wire(),
         };
         let mut client = self.client()?;
         let answer = self.answer(VOTE_DEADLINE, client.request_vote(request)).await?;
@@ -146,6 +158,7 @@ impl Peer {
             previous: optional_log_id_out(&request.prev_log_id),
             entries: request.entries.iter().map(entry_out).collect(),
             leader_commit: optional_log_id_out(&request.leader_commit),
+            group_uid: self.identity.to_wire(),
         };
         let mut client = self.client()?;
         let answer = self.answer(deadline, client.append_entries(request)).await?;
@@ -172,6 +185,7 @@ impl Peer {
             last_log_id: optional_log_id_out(&snapshot.meta.last_log_id),
             membership_log_id: snapshot.meta.last_membership.log_id().as_ref().map(log_id_out),
             membership: Some(membership_out(snapshot.meta.last_membership.membership())),
+            group_uid: self.identity.to_wire(),
         };
         let (sender, parts) = mpsc::channel(SNAPSHOT_QUEUE);
         let tables = self.tables;
@@ -220,6 +234,7 @@ impl Peer {
             to_node: self.target,
             from_leader: Some(vote_out(request.from_leader())),
             last_log_id: request.last_log_id().map(log_id_out),
+            group_uid: self.identity.to_wire(),
         };
         let mut client = self.client()?;
         let answer = self.answer(VOTE_DEADLINE, client.take_over(request)).await?;

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     convert::{entry_in, log_id_out, membership_in, optional_log_id_in, optional_log_id_out, vote_in, vote_out},
     group::{ELECTION_TIMEOUT_MIN, Group},
+    identity::GroupUid,
     plausible,
     snapshot::{Received, Receiving, Snapshot},
     store::Applied,
@@ -49,8 +50,15 @@ impl Gate {
         self.0.get().ok_or_else(|| unavailable("the node is starting"))
     }
 
-    fn enter_as(&self, node: NodeId) -> Result<&Arc<Group>, Status> {
+    /// For a message to this very node from within its own group.
+    fn enter_as(&self, node: NodeId, group_uid: &[u8]) -> Result<&Arc<Group>, Status> {
         let group = self.enter()?;
+        let theirs = GroupUid::from_wire(group_uid).map_err(|error| refused("group_uid", error))?;
+        match group.identity.compare(theirs) {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Err(Failure::from(error).into()),
+            None => return Err(unavailable("the node has not been told yet which group takes it in")),
+        }
         match group.node == node {
             true => Ok(group),
             false => Err(refused("to_node", "another node is at this address")),
@@ -86,7 +94,7 @@ impl RaftService {
         let Some(Part::Begin(begin)) = next(&mut parts).await? else {
             return Err(refused("part", "a snapshot begins with its beginning"));
         };
-        let group = self.gate.enter_as(begin.to_node)?;
+        let group = self.gate.enter_as(begin.to_node, &begin.group_uid)?;
         let vote = vote_in(&begin.vote).map_err(malformed)?;
         let members = membership_in(&begin.membership.unwrap_or_default()).map_err(malformed)?;
         let membership = StoredMembership::new(optional_log_id_in(&begin.membership_log_id), members);
@@ -144,7 +152,7 @@ impl pb::raft_server::Raft for RaftService {
     async fn append_entries(&self, request: Request<pb::AppendEntriesRequest>) -> Answer<pb::AppendEntriesResponse> {
         use pb::append_entries_response::Result as Appended;
         let request = request.into_inner();
-        let group = self.gate.enter_as(request.to_node)?;
+        let group = self.gate.enter_as(request.to_node, &request.group_uid)?;
         let entries = request.entries.into_iter().map(entry_in).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
         let last = entries.last().map(|entry| entry.log_id);
         let request = AppendEntriesRequest {
@@ -169,7 +177,7 @@ impl pb::raft_server::Raft for RaftService {
 
     async fn request_vote(&self, request: Request<pb::RequestVoteRequest>) -> Answer<pb::RequestVoteResponse> {
         let request = request.into_inner();
-        let group = self.gate.enter_as(request.to_node)?;
+        let group = self.gate.enter_as(request.to_node, &request.group_uid)?;
         // Before it was restarted it may have told a leader that it will vote for nobody else for a while.
         if group.started.elapsed() < ELECTION_TIMEOUT_MIN && !request.leadership_transfer {
             return Err(unavailable("the node has just started, and votes in a moment"));
@@ -202,7 +210,7 @@ impl pb::raft_server::Raft for RaftService {
 
     async fn take_over(&self, request: Request<pb::TakeOverRequest>) -> Answer<pb::TakeOverResponse> {
         let request = request.into_inner();
-        let group = self.gate.enter_as(request.to_node)?;
+        let group = self.gate.enter_as(request.to_node, &request.group_uid)?;
         let from = vote_in(&request.from_leader).map_err(malformed)?;
         let asked = TransferLeaderRequest::new(from, group.node, optional_log_id_in(&request.last_log_id));
         let answer: Result<(), TransferLeaderError<Types>> =

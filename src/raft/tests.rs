@@ -1,6 +1,7 @@
 //! Groups of real nodes in one process, over real folders and sockets, with a state machine that counts words.
 
 mod bad_input;
+mod other_groups;
 
 use std::{sync::Arc, time::Duration};
 
@@ -94,6 +95,7 @@ impl TestNode {
         services.add(MembersServer::new(MembersService(gate.clone())));
         let store = self.open_store().await;
         let options = Options {
+            service: "words",
             folder: self.folder.path().join("raft"),
             node: self.id,
             me: Node {
@@ -132,6 +134,10 @@ impl TestNode {
 
     fn group(&self) -> &Arc<Group> {
         &self.running.as_ref().unwrap().group
+    }
+
+    fn group_uid(&self) -> Bytes {
+        self.group().identity.to_wire()
     }
 
     fn is_leading(&self) -> bool {
@@ -330,6 +336,7 @@ async fn a_question_for_votes_changes_nothing_and_is_refused_while_a_leader_live
             last_log_id: Some(pb::LogId { term: term + 99, index: 1 << 40 }),
             leadership_transfer: false,
             pre: true,
+            group_uid: asked.group_uid(),
         };
         client.request_vote(request).await
     };
@@ -402,7 +409,7 @@ async fn a_member_that_is_dead_can_be_removed_and_its_name_used_again() {
         server_id: name.to_owned(),
         node_id: 99,
         address: stranger.address.clone(),
-        external_address: String::new(),
+        ..Default::default()
     };
     let refused = client.add_member(request).await.unwrap_err();
     assert_eq!(Failure::from(&refused).reason, Reason::EntryExists, "its namesake lives");
@@ -455,6 +462,7 @@ async fn a_node_whose_log_is_gone_refuses_to_go_on() {
     std::fs::remove_dir_all(node.folder.path().join("raft")).unwrap();
     let store = node.open_store().await;
     let options = Options {
+        service: "words",
         folder: node.folder.path().join("raft"),
         node: node.id,
         me: Node::default(),

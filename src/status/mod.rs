@@ -77,6 +77,8 @@ reasons! {
     NotADirectory "NOT_A_DIRECTORY" FailedPrecondition Never 4;
     IsADirectory "IS_A_DIRECTORY" FailedPrecondition Never 4;
     DirectoryNotEmpty "DIRECTORY_NOT_EMPTY" FailedPrecondition Never 4;
+    /// Whoever was asked belongs to another cluster or another group than the caller; metadata `cluster` or `group`.
+    OtherCluster "OTHER_CLUSTER" FailedPrecondition Never 4;
     /// The write took too long or was given up, and can never be committed.
     WriteExpired "WRITE_EXPIRED" FailedPrecondition Never 4;
     /// The file has another version than the one named; metadata `expected`, `current`.

@@ -17,6 +17,10 @@ impl From<Error> for Failure {
                 failure(Reason::BadArgument).with("field", "server_id").with("server", server)
             }
             Error::NameTaken { server } => failure(Reason::EntryExists).with("server", server),
+            Error::OtherGroup { service, ours, .. } => {
+                failure(Reason::OtherCluster).with("group", ours).with("service", service)
+            }
+            Error::OtherService { service, .. } => failure(Reason::OtherCluster).with("service", service),
             Error::BadArgument { field, .. } => failure(Reason::BadArgument).with("field", field),
         }
     }

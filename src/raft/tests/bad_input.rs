@@ -35,10 +35,16 @@ async fn nothing_that_a_stranger_sends_ends_a_node() {
     leader_of(std::slice::from_ref(&node)).await;
     node.say("word").await.unwrap();
     let client = RaftClient::new(serve::channel(&node.address).unwrap());
-    let (to_node, term) = (node.id, node.group().term());
+    let (to_node, term, group_uid) = (node.id, node.group().term(), node.group_uid());
 
     for vote in [None, a_vote(u64::MAX)] {
-        let request = pb::RequestVoteRequest { to_node, vote, leadership_transfer: true, ..Default::default() };
+        let request = pb::RequestVoteRequest {
+            to_node,
+            vote,
+            leadership_transfer: true,
+            group_uid: group_uid.clone(),
+            ..Default::default()
+        };
         let call = client.clone().request_vote(request).await;
         expect_refused(&node, Reason::BadArgument, "a vote", async { call }).await;
     }
@@ -46,11 +52,13 @@ async fn nothing_that_a_stranger_sends_ends_a_node() {
     let too_new = vec![an_entry(term + 9, 1)];
     for (vote, entries) in [(a_vote(u64::MAX), vec![]), (a_vote(term + 1), gap), (a_vote(term + 1), too_new)] {
         let previous = Some(pb::LogId { term: 0, index: 0 });
-        let request = pb::AppendEntriesRequest { to_node, vote, previous, entries, leader_commit: None };
+        let group_uid = group_uid.clone();
+        let request = pb::AppendEntriesRequest { to_node, vote, previous, entries, leader_commit: None, group_uid };
         let call = client.clone().append_entries(request).await;
         expect_refused(&node, Reason::BadArgument, "entries", async { call }).await;
     }
-    let stranger = pb::AppendEntriesRequest { to_node: to_node + 1, vote: a_vote(term + 1), ..Default::default() };
+    let stranger =
+        pb::AppendEntriesRequest { to_node: to_node + 1, vote: a_vote(term + 1), group_uid, ..Default::default() };
     let call = client.clone().append_entries(stranger).await;
     expect_refused(&node, Reason::BadArgument, "another node's entries", async { call }).await;
     assert_eq!(node.group().term(), term, "nobody was believed");
@@ -67,6 +75,7 @@ async fn a_snapshot_that_cannot_be_is_refused_and_leaves_nothing() {
         to_node,
         vote: a_vote(term + 1),
         last_log_id: Some(pb::LogId { term, index: 1_000_000 }),
+        group_uid: node.group_uid(),
         ..Default::default()
     };
     let beyond =
