@@ -12,6 +12,9 @@ use crate::{
 /// The map of all groups is one message, and a gRPC client takes 4 MiB unless told otherwise.
 const GROUPS_MAX: i64 = 4096;
 
+/// How far the port of the metrics is from the server's own, when nothing else is said.
+const METRICS_PORT_OFFSET: u16 = 2000;
+
 /// What every server is told.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Common {
@@ -30,6 +33,9 @@ pub struct Common {
     /// HOST:PORT by which clients outside of the cluster's network reach this one [default: as --advertise]
     #[arg(long, env = "DFS_ADVERTISE_EXTERNAL", value_name = "HOST:PORT")]
     pub advertise_external: Option<String>,
+    /// Address for /metrics, /livez and /readyz, or `off` [default: as --listen, 2000 ports higher]
+    #[arg(long, env = "DFS_METRICS_LISTEN", value_parser = parse_metrics_address, value_name = "ADDR:PORT|off")]
+    pub metrics_listen: Option<MetricsAddress>,
     /// How log lines look
     #[arg(long, env = "DFS_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -38,7 +44,37 @@ pub struct Common {
     pub stop_with_parent: bool,
 }
 
+/// Where metrics are served, as the flag says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsAddress {
+    Off,
+    At(SocketAddr),
+}
+
+/// Where metrics are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricsListen {
+    pub address: SocketAddr,
+    /// Somebody chose it.
+    pub is_given: bool,
+}
+
 impl Common {
+    /// `None` when switched off, or when the server's own port leaves no room above.
+    pub fn metrics_listen(&self) -> Option<MetricsListen> {
+        match self.metrics_listen {
+            Some(MetricsAddress::Off) => None,
+            Some(MetricsAddress::At(address)) => Some(MetricsListen { address, is_given: true }),
+            None => {
+                let port = match self.listen.port() {
+                    0 => 0,
+                    port => port.checked_add(METRICS_PORT_OFFSET)?,
+                };
+                Some(MetricsListen { address: SocketAddr::new(self.listen.ip(), port), is_given: false })
+            }
+        }
+    }
+
     /// The address to be reached at, given the one that was bound.
     pub fn advertised(&self, bound: SocketAddr) -> String {
         self.advertise.clone().unwrap_or_else(|| bound.to_string())
@@ -128,6 +164,13 @@ pub struct FileServerOptions {
     pub staged_ttl: Duration,
 }
 
+fn parse_metrics_address(text: &str) -> Result<MetricsAddress, String> {
+    match text {
+        "off" => Ok(MetricsAddress::Off),
+        _ => text.parse().map(MetricsAddress::At).map_err(|_| format!("`{text}` is neither ADDR:PORT nor `off`")),
+    }
+}
+
 /// `1500ms`, `30s`, `10m`, `24h`, `7d`.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("`{text}` is not a duration: use a number and ms, s, m, h or d, such as 30s");
@@ -147,6 +190,23 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metrics_are_two_thousand_ports_higher_unless_something_else_is_said() {
+        let listen = |arguments: &[&str]| {
+            let fixed = ["dfs-lock", "--id", "a", "--data", "d", "--directory", "b:1"];
+            let options = LockOptions::try_parse_from(fixed.iter().chain(arguments)).unwrap();
+            options.common.metrics_listen().map(|it| (it.address.to_string(), it.is_given))
+        };
+        let at = |address: &str, is_given| Some((address.to_owned(), is_given));
+        assert_eq!(listen(&["--listen", "10.0.0.1:7071"]), at("10.0.0.1:9071", false));
+        assert_eq!(listen(&["--listen", "127.0.0.1:0"]), at("127.0.0.1:0", false));
+        assert_eq!(listen(&["--listen", "127.0.0.1:65000"]), None);
+        assert_eq!(listen(&["--listen", "[::1]:7071", "--metrics-listen", "off"]), None);
+        let given = ["--listen", "127.0.0.1:1", "--metrics-listen", "0.0.0.0:9"];
+        assert_eq!(listen(&given), at("0.0.0.0:9", true));
+        assert!(parse_metrics_address("9090").is_err());
+    }
 
     #[test]
     fn durations_have_a_unit() {

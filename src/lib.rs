@@ -30,6 +30,7 @@ pub mod cli;
 pub mod config;
 pub mod convert;
 pub mod durable;
+pub mod metrics;
 pub mod pb;
 pub mod serve;
 pub mod status;

@@ -1,6 +1,14 @@
 //! What every server does alike: HTTP/2 settings, health, reflection, and a shutdown that ends.
 
-use std::{io, os::fd::AsFd, time::Duration};
+use std::{
+    io,
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context;
 use tokio::{
@@ -8,14 +16,18 @@ use tokio::{
     net::{TcpListener, unix::pipe},
 };
 use tokio_stream::wrappers::TcpListenerStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{
     service::{Routes, RoutesBuilder},
     transport::{Channel, Endpoint, Server},
 };
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{config::Common, pb};
+use crate::{
+    config::{Common, MetricsListen},
+    metrics::{self, Metrics, grpc::Calls},
+    pb,
+};
 
 /// Measured: the receiver's frame size is the lever on throughput, windows matter once bandwidth × delay passes 1 MiB.
 const FRAME_SIZE_BYTES: u32 = 1 << 20;
@@ -38,6 +50,10 @@ pub struct Services {
     routes: RoutesBuilder,
     health: HealthReporter,
     names: Vec<&'static str>,
+    metrics: Metrics,
+    /// Where the metrics are served; `None`: nowhere.
+    metrics_listen: Option<MetricsListen>,
+    is_ready: Arc<AtomicBool>,
 }
 
 /// Tells clients that ask `grpc.health.v1.Health` whether the process serves.
@@ -45,6 +61,7 @@ pub struct Services {
 pub struct Readiness {
     health: HealthReporter,
     names: Vec<&'static str>,
+    is_ready: Arc<AtomicBool>,
 }
 
 impl Readiness {
@@ -52,6 +69,7 @@ impl Readiness {
         for name in self.names.iter().copied().chain([""]) {
             self.health.set_service_status(name, status).await;
         }
+        self.is_ready.store(status == ServingStatus::Serving, Ordering::Relaxed);
     }
 }
 
@@ -67,7 +85,24 @@ impl Services {
         let (health, health_service) = tonic_health::server::health_reporter();
         let mut routes = RoutesBuilder::default();
         routes.add_service(health_service);
-        Self { routes, health, names: Vec::new() }
+        Self {
+            routes,
+            health,
+            names: Vec::new(),
+            metrics: Metrics::new(),
+            metrics_listen: None,
+            is_ready: Arc::default(),
+        }
+    }
+
+    /// As a server is told to: its metrics are served beside.
+    pub fn of(common: &Common) -> Self {
+        Self { metrics_listen: common.metrics_listen(), ..Self::new() }
+    }
+
+    /// What the process counts.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Adds a generated server.
@@ -89,7 +124,8 @@ impl Services {
 
     /// Begins as not serving.
     pub async fn readiness(&self) -> Readiness {
-        let readiness = Readiness { health: self.health.clone(), names: self.names.clone() };
+        let (health, names, is_ready) = (self.health.clone(), self.names.clone(), self.is_ready.clone());
+        let readiness = Readiness { health, names, is_ready };
         readiness.set(ServingStatus::NotServing).await;
         readiness
     }
@@ -97,6 +133,8 @@ impl Services {
     /// Serves, with reflection beside, until `shutdown`, then for at most [`DRAIN`] longer.
     pub async fn serve(mut self, listener: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
         self.add_reflection()?;
+        let calls = self.count_calls()?;
+        let _metrics = self.serve_metrics().await?;
         let routes: Routes = self.routes.routes();
         let server = Server::builder()
             .max_frame_size(FRAME_SIZE_BYTES)
@@ -106,6 +144,7 @@ impl Services {
             .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
             .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
             .tcp_nodelay(true)
+            .layer(calls)
             .add_routes(routes)
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.clone().cancelled_owned());
         let drained = async {
@@ -119,6 +158,35 @@ impl Services {
                 Ok(())
             }
         }
+    }
+
+    fn count_calls(&self) -> anyhow::Result<Calls> {
+        let names: Vec<&str> = self.names.iter().copied().chain(SERVED_EVERYWHERE).collect();
+        let descriptors = [
+            pb::DESCRIPTOR_SET,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ];
+        Calls::new(&self.metrics, &descriptors, &names).context("the descriptors of the services")
+    }
+
+    /// Until what it answers is dropped. An address that was asked for must be free; without the one that follows from the
+    /// server's own a server can do, and its files matter more.
+    async fn serve_metrics(&self) -> anyhow::Result<Option<AbortOnDropHandle<()>>> {
+        let Some(MetricsListen { address, is_given }) = self.metrics_listen else { return Ok(None) };
+        let listener = match TcpListener::bind(address).await {
+            Ok(listener) => listener,
+            Err(error) if is_given => return Err(error).with_context(|| format!("serve metrics on {address}")),
+            Err(error) => {
+                tracing::error!(%error, %address, "metrics are not served: choose an address with --metrics-listen");
+                return Ok(None);
+            }
+        };
+        tracing::info!(address = %listener.local_addr()?, "metrics are served");
+        let is_ready = self.is_ready.clone();
+        let serving = metrics::serve(listener, self.metrics.clone(), move || is_ready.load(Ordering::Relaxed));
+        Ok(Some(AbortOnDropHandle::new(tokio::spawn(serving))))
     }
 
     /// v1 and v1alpha, for the services of this process alone; the types of error details can be asked for too.

@@ -15,7 +15,7 @@ use dfs::{
 };
 
 /// What a module of the crate may import of the crate. A service may import itself; services meet in the contract alone.
-const MAY_IMPORT: [(&str, &[&str]); 18] = [
+const MAY_IMPORT: [(&str, &[&str]); 19] = [
     ("types", &[]),
     ("pb", &[]),
     ("durable", &["types"]),
@@ -23,13 +23,17 @@ const MAY_IMPORT: [(&str, &[&str]); 18] = [
     ("token", &["types"]),
     ("cluster", &["types"]),
     ("config", &["types", "telemetry"]),
-    ("serve", &["config", "pb"]),
+    ("metrics", &[]),
+    ("serve", &["config", "metrics", "pb"]),
     ("convert", &["types", "pb", "cluster", "status"]),
     ("status", &["types", "pb", "directory", "lock", "fileserver", "raft"]),
-    ("raft", &["types", "pb", "durable", "serve", "status"]),
-    ("directory", &["types", "pb", "cluster", "config", "convert", "durable", "raft", "serve", "status", "token"]),
-    ("lock", &["types", "pb", "cluster", "config", "convert", "durable", "serve", "status", "token"]),
-    ("fileserver", &["types", "pb", "cluster", "config", "convert", "durable", "serve", "status"]),
+    ("raft", &["types", "pb", "durable", "metrics", "serve", "status"]),
+    (
+        "directory",
+        &["types", "pb", "cluster", "config", "convert", "durable", "metrics", "raft", "serve", "status", "token"],
+    ),
+    ("lock", &["types", "pb", "cluster", "config", "convert", "durable", "metrics", "serve", "status", "token"]),
+    ("fileserver", &["types", "pb", "cluster", "config", "convert", "durable", "metrics", "serve", "status"]),
     ("client", &["types", "pb", "cluster", "convert", "serve", "status"]),
     ("cli", &["types", "client", "cluster", "config", "durable", "status", "telemetry"]),
     ("bin", &["cli", "config", "telemetry", "serve", "directory", "lock", "fileserver"]),

@@ -4,7 +4,11 @@
 //! while some are under way makes up the next entry, so a lone command waits for nobody. An answer is given when the entry
 //! is on stable storage on a majority and applied here, and what the others look at is published before.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use futures::{
@@ -26,6 +30,7 @@ use super::{
     state::Applied,
 };
 use crate::{
+    metrics::{Counter, Seconds},
     raft::{self, Answer, Group},
     types::Revision,
 };
@@ -67,6 +72,22 @@ enum Message {
     Propose(Proposal),
     /// Answers what came before, then ends.
     Stop,
+}
+
+/// What is counted of proposals; clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Commits refused for an old token.
+    pub fencing_rejections: Counter,
+    /// Until an entry of the log is durable and applied.
+    pub propose: Seconds,
+}
+
+impl Counts {
+    fn applied(&self, applied: &[Applied]) {
+        let is_stale = |it: &&Applied| matches!(it.result, Err(Rejected::FencingTokenStale { .. }));
+        self.fencing_rejections.inc_by(applied.iter().filter(is_stale).count() as u64);
+    }
 }
 
 /// Where commands are proposed.
@@ -116,9 +137,9 @@ pub struct Driver {
 
 impl Driver {
     /// Starts the task. It ends when told to; when `lost` is cancelled, whoever waits is told that the lead was lost.
-    pub fn start<L: Log>(log: Arc<L>, lost: CancellationToken) -> Self {
+    pub fn start<L: Log>(log: Arc<L>, lost: CancellationToken, counts: Counts) -> Self {
         let (sender, mailbox) = mpsc::channel(MAILBOX_LENGTH);
-        let task = tokio::spawn(Loop { log, mailbox, lost, under_way: FuturesUnordered::new() }.run());
+        let task = tokio::spawn(Loop { log, mailbox, lost, counts, under_way: FuturesUnordered::new() }.run());
         Self { task, proposer: Proposer(sender) }
     }
 
@@ -142,6 +163,7 @@ struct Loop<L> {
     log: Arc<L>,
     mailbox: mpsc::Receiver<Message>,
     lost: CancellationToken,
+    counts: Counts,
     under_way: FuturesUnordered<BoxFuture<'static, ()>>,
 }
 
@@ -201,12 +223,17 @@ impl<L: Log> Loop<L> {
             return;
         }
         let entry = records::batch_out(clock::now(), &commands);
-        let (log, lost) = (self.log.clone(), self.lost.clone());
+        let (log, lost, counts) = (self.log.clone(), self.lost.clone(), self.counts.clone());
         let proposing = async move {
+            let start = Instant::now();
             let answered = tokio::select! {
                 answered = log.propose(entry) => answered.and_then(applied),
                 () = lost.cancelled() => Err(raft::Error::LeadLost { leader: None }),
             };
+            if let Ok(applied) = &answered {
+                counts.propose.since(start);
+                counts.applied(applied);
+            }
             tell(answers, answered);
         };
         self.under_way.push(proposing.boxed());
@@ -294,7 +321,7 @@ mod tests {
         let (failing, silent) = (AtomicBool::new(false), AtomicBool::new(false));
         let log = Arc::new(Immediate { database, machine, failing, silent });
         let lost = CancellationToken::new();
-        Setup { driver: Driver::start(log.clone(), lost.clone()), log, lost }
+        Setup { driver: Driver::start(log.clone(), lost.clone(), Counts::default()), log, lost }
     }
 
     fn create(path: &str) -> Command {

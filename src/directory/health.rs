@@ -82,22 +82,41 @@ fn servers(map: &ClusterMap) -> Vec<Check> {
     vec![check("SERVER_DOWN", Health::Warn, summary, hint, down.iter().map(|server| &server.server))]
 }
 
+/// How many copies a group's blobs have, and what that means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupState {
+    /// Every member is live and in sync.
+    Full,
+    /// Fewer than there should be, enough for writes.
+    Short,
+    /// It can only be read.
+    BelowMinimum,
+    /// It can neither be written nor read.
+    WithoutPrimary,
+}
+
+pub fn state_of(map: &ClusterMap, group: &Group) -> GroupState {
+    let live = live_in_sync(map, group);
+    match group.primary {
+        None => GroupState::WithoutPrimary,
+        Some(_) if live < map.min_in_sync as usize => GroupState::BelowMinimum,
+        Some(_) if live < group.members.len() => GroupState::Short,
+        Some(_) => GroupState::Full,
+    }
+}
+
 fn live_in_sync(map: &ClusterMap, group: &Group) -> usize {
     let up = |id| map.servers.get(id).is_some_and(|server| server.state != ServerState::Down);
     group.in_sync.iter().filter(|id| up(id)).count()
 }
 
 fn groups(map: &ClusterMap) -> Vec<Check> {
-    let all = || map.groups.values();
+    let all = |state| map.groups.values().filter(move |group| state_of(map, group) == state).collect();
     let ids = |groups: &[&Group]| groups.iter().map(|group| group.group).collect::<Vec<_>>().into_iter();
-    let min_in_sync = map.min_in_sync as usize;
-    let headless: Vec<&Group> = all().filter(|group| group.primary.is_none()).collect();
-    let stuck: Vec<&Group> =
-        all().filter(|group| group.primary.is_some() && live_in_sync(map, group) < min_in_sync).collect();
-    let short: Vec<&Group> = all()
-        .filter(|group| group.primary.is_some() && live_in_sync(map, group) >= min_in_sync)
-        .filter(|group| group.in_sync.len() < group.members.len() || live_in_sync(map, group) < group.in_sync.len())
-        .collect();
+    let min_in_sync = map.min_in_sync;
+    let headless: Vec<&Group> = all(GroupState::WithoutPrimary);
+    let stuck: Vec<&Group> = all(GroupState::BelowMinimum);
+    let short: Vec<&Group> = all(GroupState::Short);
     let mut checks = Vec::new();
     if !headless.is_empty() {
         let summary =

@@ -48,6 +48,7 @@ mod clock;
 pub mod driver;
 mod machine;
 mod map;
+mod metrics;
 mod open;
 pub mod reader;
 
@@ -110,7 +111,7 @@ pub async fn run(options: DirectoryOptions, listener: TcpListener, shutdown: Can
     let address = listener.local_addr().context("the address listened on")?;
     let stop = shutdown.child_token();
     let (door, gate) = (Door::default(), Gate::default());
-    let mut services = Services::new();
+    let mut services = Services::of(&options.common);
     let directory_service = service::DirectoryService(door.clone());
     let cluster_service = cluster_service::ClusterService(door.clone());
     let raft_service = RaftService::new(gate.clone());
@@ -119,6 +120,7 @@ pub async fn run(options: DirectoryOptions, listener: TcpListener, shutdown: Can
     services.add(MembersServer::new(MembersService(gate.clone())));
     services.add(RaftServer::new(raft_service).max_decoding_message_size(raft::MESSAGE_BYTES_MAX));
     let readiness = services.readiness().await;
+    let metrics = services.metrics().clone();
     let serving = services.serve(listener, stop.clone());
     let served = CancellationToken::new();
     let serving = tokio::spawn({
@@ -131,6 +133,7 @@ pub async fn run(options: DirectoryOptions, listener: TcpListener, shutdown: Can
     let worked = match opened {
         Ok((node, data)) => {
             gate.open(node.group.clone());
+            metrics::register(&metrics, &node, &door);
             let belonging = tokio::spawn(belong(data, node.machine.map(), stop.clone()));
             let (readiness, join, stop) = (readiness.clone(), options.group.join, stop.clone());
             let part = Part { node, door, readiness, join, stop: stop.clone(), served };

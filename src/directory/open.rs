@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Directory,
     command::{Command, Registration, ServerKind, Settings},
-    driver::{Driver, ProposeError},
+    driver::{self, Driver, ProposeError},
     lease,
     machine::DirectoryMachine,
     model::Cluster,
@@ -40,6 +40,7 @@ const LOG_FOLDER: &str = "raft";
 pub struct Node {
     pub group: Arc<Group>,
     pub machine: Arc<DirectoryMachine>,
+    pub counts: driver::Counts,
     database: Arc<Database>,
     /// What the flags say.
     settings: Settings,
@@ -83,7 +84,7 @@ pub async fn open(options: &DirectoryOptions, address: SocketAddr) -> anyhow::Re
         has_state,
     };
     let group = Group::start(group_options, database.store().clone(), machine.clone()).await?;
-    Ok((Node { group, machine, database, settings, joins, server }, data))
+    Ok((Node { group, machine, counts: driver::Counts::default(), database, settings, joins, server }, data))
 }
 
 /// Drawn with the folder.
@@ -100,7 +101,7 @@ pub struct Reign {
 
 /// Takes up the lead: makes the cluster if there is none, and gives every server a fresh lease.
 pub async fn begin(node: &Node, lost: CancellationToken, stop: CancellationToken) -> anyhow::Result<Reign> {
-    let driver = Driver::start(node.group.clone(), lost);
+    let driver = Driver::start(node.group.clone(), lost, node.counts.clone());
     let proposer = driver.proposer();
     let is_made = node.database.view()?.cluster().is_some();
     let command = match (is_made, node.joins) {

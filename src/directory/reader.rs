@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use super::{
     command::Command,
     error::{Error, Rejected},
+    model::Counts,
     state::Database,
     view::View,
 };
@@ -57,6 +58,11 @@ impl Reader {
     {
         self.group.confirm_lead().await?;
         self.look(move |database| look(&database.view()?)).await
+    }
+
+    /// How much there is of everything, as far as this node has applied it. Blocks on the disk.
+    pub fn glance(&self) -> Result<Counts, Error> {
+        Ok(self.database.view()?.counts()?)
     }
 
     /// Whether a command would change anything: then it is worth an entry in the log.

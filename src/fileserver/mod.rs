@@ -30,6 +30,7 @@ pub mod doubt;
 pub mod heartbeat;
 pub mod in_flight;
 pub mod map;
+pub mod metrics;
 pub mod node;
 pub mod suspicion;
 
@@ -92,8 +93,9 @@ pub async fn run(options: FileServerOptions, listener: TcpListener, shutdown: Ca
         cluster: folder.cluster_id(),
     };
 
-    let mut services = Services::new();
+    let mut services = Services::of(&options.common);
     services.add(FileServerServer::new(service::Service { node: node.clone() }));
+    metrics::register(services.metrics(), &node);
     let readiness = services.readiness().await;
     let folder = Arc::new(Mutex::new(folder));
     let served = tokio::select! {
@@ -185,6 +187,7 @@ fn assemble(
         shutdown: shutdown.clone(),
         budget: Budget::default(),
         sources: Default::default(),
+        counts: Default::default(),
     };
     Ok((Arc::new(node), Background { peers, commits, suspicions, merges: offered }))
 }

@@ -20,6 +20,7 @@ use super::{
     locked,
     map::Map,
     merge::Merges,
+    metrics::Counts,
     replica::{Replica, SourceId},
     replication::{Memory, sender::Peers},
     store::Store,
@@ -89,6 +90,7 @@ pub struct Node {
     pub shutdown: CancellationToken,
     pub budget: Budget,
     pub sources: AtomicU64,
+    pub counts: Counts,
 }
 
 impl Node {

@@ -17,6 +17,7 @@ use crate::{
     lock::{
         command::{Command, Grant, IfHeld, Membership, Outcome, Ticket},
         error::Error,
+        metrics::Counts,
         state::LockView,
     },
     types::{ClusterId, FencingToken, LockMode, Path, Revision, SessionId, Timestamp},
@@ -130,11 +131,12 @@ pub(super) struct Published {
 pub struct Handle {
     requests: mpsc::Sender<Request>,
     published: Arc<Published>,
+    pub counts: Counts,
 }
 
 impl Handle {
     pub(super) fn new(requests: mpsc::Sender<Request>, published: Arc<Published>) -> Self {
-        Self { requests, published }
+        Self { requests, published, counts: Counts::default() }
     }
 
     /// Of the last committed change.

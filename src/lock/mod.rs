@@ -33,6 +33,8 @@ mod streams;
 
 mod member;
 
+mod metrics;
+
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -66,8 +68,9 @@ pub async fn run(options: LockOptions, listener: TcpListener, shutdown: Cancella
 
     let stop = shutdown.child_token();
     let (driver, handle) = Driver::new(state, store, directories.clone());
-    let mut services = Services::new();
+    let mut services = Services::of(&options.common);
     let server = options.common.id.clone();
+    handle.counts.register(services.metrics());
     services.add(LockServer::new(Service::new(handle.clone(), server.clone(), stop.clone())));
     let readiness = services.readiness().await;
     if joined {

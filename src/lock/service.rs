@@ -98,11 +98,12 @@ impl Lock for Service {
         let (session, path) = convert::session_and_path(&request.session_id, &request.path)?;
         let mode = convert::mode("mode", request.mode)?;
         let if_held = if request.wait_ms == Some(0) { IfHeld::Refuse } else { IfHeld::Queue };
+        let waiting = self.handle.counts.wait();
         let wait = self.handle.acquire(session, path.clone(), mode, if_held).await?;
         let limit = request.wait_ms.map(Duration::from_millis);
         let claim = (session, path);
         let (handle, headers, shutdown) = self.parts();
-        Ok(Response::new(streams::acquire(wait, claim, limit, handle, headers, shutdown)))
+        Ok(Response::new(streams::acquire((wait, waiting), claim, limit, handle, headers, shutdown)))
     }
 
     async fn release_lock(

@@ -20,6 +20,7 @@ use crate::{
         error::Error,
         fan_out::Claim,
         handle::{Handle, Progress, Wait},
+        metrics::Waiting,
         service::Headers,
         state::TTL_MS_MAX,
     },
@@ -66,7 +67,7 @@ pub(super) fn keep_alive(
 
 /// Positions, then the grant; an error when the wait ends without one.
 pub(super) fn acquire(
-    wait: Wait,
+    (wait, waiting): (Wait, Waiting),
     claim: Claim,
     limit: Option<Duration>,
     handle: Handle,
@@ -74,7 +75,7 @@ pub(super) fn acquire(
     shutdown: CancellationToken,
 ) -> EventStream<pb::AcquireLockResponse> {
     let deadline = limit.filter(|limit| *limit < WAIT_MAX).map(|limit| Instant::now() + limit);
-    let acquiring = Acquiring { wait, claim, deadline, handle, headers, shutdown, begun: false };
+    let acquiring = Acquiring { wait, waiting, claim, deadline, handle, headers, shutdown, begun: false };
     Box::pin(stream::unfold(Some(acquiring), |acquiring| async move {
         let mut acquiring = acquiring?;
         let response = acquiring.next().await;
@@ -89,6 +90,7 @@ fn is_position(response: &pb::AcquireLockResponse) -> bool {
 
 struct Acquiring {
     wait: Wait,
+    waiting: Waiting,
     claim: Claim,
     /// `None`: until the session ends.
     deadline: Option<Instant>,
@@ -105,6 +107,7 @@ impl Acquiring {
         self.begun = true;
         if matches!(progress, Progress::Granted(_)) {
             self.wait.set_delivered();
+            self.waiting.granted();
         }
         let event = convert::progress(&self.claim.1, progress)?;
         Ok(pb::AcquireLockResponse { header: self.headers.header(), event: Some(event) })

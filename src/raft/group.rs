@@ -31,6 +31,7 @@ use super::{
     store::{Applied, Store, StoreError, read_applied, write_applied},
     types::{Answer, LogId, Membership, Metrics, Node, NodeId, Proposal, Raft, StoredMembership},
 };
+use crate::metrics::Seconds;
 
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(100);
 /// A follower that heard of a leader votes for nobody else for at least so long.
@@ -87,6 +88,7 @@ pub struct Group {
     pub(super) identity: Arc<Identity>,
     pub(super) started: Instant,
     role: watch::Receiver<Role>,
+    pub(super) log_fsync: Seconds,
     /// The last term in which the lead was offered to another node: in that term followers vote for it without waiting.
     offered: AtomicU64,
     _watching: AbortOnDropHandle<()>,
@@ -124,7 +126,7 @@ impl Group {
         };
         let Opened { log, founds, identity } = opening.await.context("open the log")??;
         let identity = Arc::new(identity);
-        let tables = machine.tables();
+        let (tables, log_fsync) = (machine.tables(), log.fsync.clone());
         let state_machine = StateMachine::new(store.clone(), machine);
         let network = Network { tables, identity: identity.clone() };
         let raft = Raft::new(node, Arc::new(config()?), network, log, state_machine).await;
@@ -144,6 +146,7 @@ impl Group {
             identity,
             started,
             role,
+            log_fsync,
             offered: AtomicU64::default(),
             _watching: watching,
         }))

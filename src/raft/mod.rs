@@ -22,6 +22,7 @@ pub mod store;
 
 mod group;
 mod members;
+mod metrics;
 mod network;
 mod plausible;
 mod service;

@@ -6,3 +6,4 @@ mod common;
 mod directory;
 mod fileserver;
 mod lock;
+mod metrics;

@@ -206,7 +206,8 @@ impl Rewrite {
                     continue;
                 }
                 if let (Body::Chunk { offset, length, .. }, false) = (header.body, intact) {
-                    read::note_damage(shared, header.blob, ChunkAt { at, offset, length: length.get() }, &source);
+                    let chunk = ChunkAt { at, offset, length: length.get() };
+                    read::note_damage(shared, header.blob, chunk, &source, &shared.counts.found_by_scrub);
                 }
                 // One that the file ends in is filled up with zeros, and stays as damaged as it is.
                 let payload = reader.payload(position, &header);

@@ -55,7 +55,8 @@ mod types;
 mod writer;
 
 pub use types::{
-    BlobRecord, DamagedChunk, DamagedRegion, Recovered, Staged, StoreError, StoreOptions, StoreStatus, StoredChunk,
+    BlobRecord, DamagedChunk, DamagedRegion, Recovered, Staged, StoreCounts, StoreError, StoreOptions, StoreStatus,
+    StoredChunk,
 };
 
 /// Data accepted and not yet written.
@@ -149,6 +150,7 @@ impl Store {
             return Err(StoreError::BadChunkLength(data.len()));
         };
         if crc32c(&data) != checksum {
+            self.0.shared.counts.refused.inc();
             return Err(StoreError::ChecksumMismatch { blob, offset });
         }
         self.0.shared.admit()?;
@@ -265,6 +267,11 @@ impl Store {
     pub fn set_compared(&self, found: u64) {
         self.0.shared.index().losses.set_compared(found);
         self.0.shared.wake_maintenance();
+    }
+
+    /// What is counted; it goes on being counted.
+    pub fn counts(&self) -> &StoreCounts {
+        &self.0.shared.counts
     }
 
     pub fn status(&self) -> StoreStatus {

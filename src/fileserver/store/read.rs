@@ -11,7 +11,10 @@ use super::{
     shared::Shared,
     types::{StoreError, StoredChunk},
 };
-use crate::types::{BlobId, crc32c};
+use crate::{
+    metrics::Counter,
+    types::{BlobId, crc32c},
+};
 
 /// The chunk that holds the byte at `offset`. Blocks on the disk.
 ///
@@ -21,15 +24,16 @@ pub fn chunk(shared: &Shared, blob: BlobId, offset: u64) -> Result<StoredChunk, 
     match verified(shared, &segment, blob, chunk) {
         Some(data) => Ok(data),
         None => {
-            note_damage(shared, blob, chunk, &segment);
+            note_damage(shared, blob, chunk, &segment, &shared.counts.found_by_read);
             Err(StoreError::Damaged { blob, offset })
         }
     }
 }
 
-/// Remembers that a chunk is damaged, for repair.
-pub fn note_damage(shared: &Shared, blob: BlobId, chunk: ChunkAt, segment: &Arc<Segment>) {
+/// Remembers that a chunk is damaged, for repair, and counts it as found if that is news.
+pub fn note_damage(shared: &Shared, blob: BlobId, chunk: ChunkAt, segment: &Arc<Segment>, found: &Counter) {
     if shared.index().mark_damaged(blob, chunk) {
+        found.inc();
         let (path, position) = (segment.path.display(), chunk.at.position);
         tracing::error!(%blob, offset = chunk.offset, %path, position, "a stored chunk is damaged");
     }

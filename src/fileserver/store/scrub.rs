@@ -82,12 +82,21 @@ fn verify(shared: &Shared, segment: &Arc<Segment>, position: u64) -> io::Result<
     rustix::fs::fadvise(&segment.file, position, None, Advice::DontNeed).ok();
     let mut reader = Reader::new(&*shared.disk, segment, position, Payloads::Verify)?;
     while reader.position() < position + STEP_BYTES {
-        match reader.next() {
+        let before = reader.position();
+        let found = reader.next();
+        shared.counts.scrubbed_bytes.inc_by(reader.position().saturating_sub(before));
+        match found {
             None => return Ok(None),
             Some(Found::Record { position, header, intact: false }) => {
                 let at = RecordAt { segment: segment.number(), position: position as u32 };
                 if let Body::Chunk { offset, length, .. } = header.body {
-                    read::note_damage(shared, header.blob, ChunkAt { at, offset, length: length.get() }, segment);
+                    read::note_damage(
+                        shared,
+                        header.blob,
+                        ChunkAt { at, offset, length: length.get() },
+                        segment,
+                        &shared.counts.found_by_scrub,
+                    );
                 }
             }
             Some(Found::Record { .. }) => {}

@@ -14,7 +14,7 @@ use super::{
     index::Index,
     reader::Found,
     segment::Segment,
-    types::{DamagedRegion, StoreError, StoreOptions},
+    types::{DamagedRegion, StoreCounts, StoreError, StoreOptions},
 };
 
 pub struct Shared {
@@ -23,6 +23,7 @@ pub struct Shared {
     index: Mutex<Index>,
     health: Mutex<Health>,
     pub sync_count: AtomicU64,
+    pub counts: StoreCounts,
     pub torn_bytes_cut: u64,
     stopping: AtomicBool,
     wake_maintenance: SyncSender<()>,
@@ -51,6 +52,7 @@ impl Shared {
             index: Mutex::new(index),
             health: Mutex::default(),
             sync_count: AtomicU64::new(0),
+            counts: StoreCounts::default(),
             torn_bytes_cut,
             stopping: AtomicBool::new(false),
             wake_maintenance,

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use crate::types::{BlobId, CHUNK_LENGTH_MAX, GroupId, Inode, Version, WriteId};
+use crate::{
+    metrics::{Counter, Seconds},
+    types::{BlobId, CHUNK_LENGTH_MAX, GroupId, Inode, Version, WriteId},
+};
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -108,6 +111,18 @@ pub struct StoreStatus {
     pub damaged_region_count: u64,
     /// Syncs since the store was opened.
     pub sync_count: u64,
+}
+
+/// What the store counts while it is open; clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct StoreCounts {
+    pub fsync: Seconds,
+    /// Chunks found damaged when they were read, and by the scrub.
+    pub found_by_read: Counter,
+    pub found_by_scrub: Counter,
+    /// Chunks that were to be stored and did not match their checksum.
+    pub refused: Counter,
+    pub scrubbed_bytes: Counter,
 }
 
 #[derive(Clone, Debug, thiserror::Error)]

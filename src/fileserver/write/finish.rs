@@ -1,7 +1,7 @@
 //! The second half of a write: has the Directory commit it once its copies are durable, and knows what may be thrown away
 //! when that fails.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout_at};
 
@@ -55,8 +55,13 @@ type Done = (pb::WriteReceipt, pb::Committed);
 
 impl Finish<'_> {
     async fn run(&mut self) -> Result<Done, Error> {
+        let start = Instant::now();
+        let mut is_first = true;
         loop {
             let (view, epoch) = self.copying.durable(self.staging, &mut self.patience).await?;
+            if std::mem::take(&mut is_first) {
+                self.staging.node.counts.replicate.since(start);
+            }
             let group = view.group(self.staging.group).ok_or(Error::NotReady)?;
             if let Some(done) = self.commit(group, epoch).await? {
                 return Ok(done);

@@ -30,6 +30,7 @@ use self::{
     writer::{Done, Task, Writer},
 };
 use super::types::{Entry, LogId, Types, Vote};
+use crate::metrics::Seconds;
 
 pub use recovery::LogError;
 
@@ -43,6 +44,8 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 pub struct Log {
     index: Arc<Mutex<Index>>,
     tasks: mpsc::Sender<Task>,
+    /// How long its syncs take.
+    pub fsync: Seconds,
 }
 
 impl Log {
@@ -52,8 +55,9 @@ impl Log {
         let index = Arc::new(Mutex::new(recovered.index));
         let (tasks, queue) = mpsc::channel(TASKS_MAX);
         let writer = Writer::new(folder.to_owned(), index.clone(), queue, recovered.segments);
+        let fsync = writer.fsync.clone();
         thread::spawn(move || writer.run());
-        Ok(Self { index, tasks })
+        Ok(Self { index, tasks, fsync })
     }
 
     /// Whether nothing was ever written: neither entry nor vote.

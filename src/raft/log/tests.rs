@@ -264,7 +264,7 @@ async fn after_a_write_that_failed_nothing_more_is_promised() {
     let (tasks, queue) = mpsc::channel(TASKS_MAX);
     let writer = Writer::new(folder.path().to_owned(), index.clone(), queue, segments);
     thread::spawn(move || writer.run());
-    let mut log = Log { index, tasks };
+    let mut log = Log { index, tasks, fsync: Default::default() };
     for index in 0..2 {
         let (sender, receiver) = Signal::channel();
         log.append([an_entry(1, index, 10)], IOFlushed::signal(sender)).await.unwrap();

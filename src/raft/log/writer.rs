@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::FileExt,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use openraft::storage::IOFlushed;
@@ -19,6 +20,7 @@ use super::{
 };
 use crate::{
     durable,
+    metrics::Seconds,
     raft::types::{LogId, Types, Vote},
 };
 
@@ -49,6 +51,7 @@ pub struct Writer {
     segments: Vec<Segment>,
     /// Of the last segment: what is on stable storage.
     synced: u64,
+    pub fsync: Seconds,
     /// The last entry written or about to be.
     last: Option<LogId>,
     pending: Pending,
@@ -71,7 +74,7 @@ impl Writer {
     pub fn new(folder: PathBuf, index: Arc<Mutex<Index>>, tasks: mpsc::Receiver<Task>, segments: Vec<Segment>) -> Self {
         let last = index.lock().unwrap_or_else(PoisonError::into_inner).last();
         let synced = segments.last().map_or(0, |segment| segment.used);
-        Self { folder, index, tasks, segments, synced, last, pending: Pending::default() }
+        Self { folder, index, tasks, segments, synced, fsync: Seconds::default(), last, pending: Pending::default() }
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
@@ -209,7 +212,9 @@ impl Writer {
         if self.pending.places.is_empty() && self.pending.flushed.is_empty() {
             return Ok(());
         }
+        let start = Instant::now();
         durable::sync_file(&segment.file)?;
+        self.fsync.since(start);
         self.synced = segment.used;
         let file = segment.file.clone();
         {

@@ -20,6 +20,7 @@ use super::{
     directory::{RunningDirectory, start_directory, start_directory_at},
     fake_fileserver::wait_for_map,
     gate::Gate,
+    http::free_address,
     wait_until, within_deadline,
 };
 
@@ -90,6 +91,13 @@ impl Cluster {
     pub async fn start_server(&mut self, id: &str) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         self.start_server_on(listener, id, &["--reserve-bytes", "1"]);
+    }
+
+    /// Starts a server whose metrics are at the address that is answered.
+    pub async fn start_measured_server(&mut self, id: &str) -> String {
+        let (listener, metrics) = (TcpListener::bind("127.0.0.1:0").await.expect("a port"), free_address().await);
+        self.start_server_on(listener, id, &["--reserve-bytes", "1", "--metrics-listen", &metrics]);
+        metrics
     }
 
     /// Starts a server that the others reach through the gate alone; it reaches the others, and a test reaches it, anyhow.

@@ -25,12 +25,18 @@ pub struct RunningLock {
 
 /// Starts one, and does not wait until it is ready.
 pub async fn start_lock_unready(data: &Path, directory: &str) -> RunningLock {
+    start_lock_with(data, directory, &[]).await
+}
+
+/// The same with more options.
+pub async fn start_lock_with(data: &Path, directory: &str, more: &[&str]) -> RunningLock {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("the port's address").to_string();
     let data = data.to_str().expect("a path of text");
     let fixed = ["dfs-lock", "--id", "lock-1", "--listen", "127.0.0.1:0", "--data", data, "--directory", directory];
     let shutdown = CancellationToken::new();
-    let task = tokio::spawn(dfs::lock::run(LockOptions::parse_from(fixed), listener, shutdown.clone()));
+    let task =
+        tokio::spawn(dfs::lock::run(LockOptions::parse_from(fixed.iter().chain(more)), listener, shutdown.clone()));
     RunningLock { address, shutdown, task }
 }
 

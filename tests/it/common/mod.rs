@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod directory;
 pub mod fake_fileserver;
 pub mod gate;
+pub mod http;
 pub mod lock;
 pub mod terminal;
 

@@ -19,13 +19,10 @@ impl Index {
         }
     }
 
-    /// A chunk could not be read back; nothing happens if the blob has moved on since.
+    /// A chunk could not be read back; whether that is news. Nothing happens if the blob has moved on since.
     pub fn mark_damaged(&mut self, blob: BlobId, chunk: ChunkAt) -> bool {
         let current = self.sealed.get(&blob).is_some_and(|sealed| sealed.chunks.contains(&chunk));
-        if current {
-            self.damaged.insert((blob, u64::from(chunk.offset)), u64::from(chunk.length));
-        }
-        current
+        current && self.damaged.insert((blob, u64::from(chunk.offset)), u64::from(chunk.length)).is_none()
     }
 
     pub fn is_damaged(&self, blob: BlobId) -> bool {

@@ -230,8 +230,14 @@ impl Writer {
     fn sync(&mut self) -> bool {
         let dirty = self.log.is_dirty();
         self.shared.sync_count.fetch_add(dirty.into(), Ordering::Relaxed);
+        let start = Instant::now();
         let synced = match dirty.then(|| self.log.sync()).transpose() {
-            Ok(synced) => synced,
+            Ok(synced) => {
+                if dirty {
+                    self.shared.counts.fsync.since(start);
+                }
+                synced
+            }
             Err(error) => {
                 let refusal = self.poison("sync", &error);
                 self.pending.clear();
