@@ -37,6 +37,8 @@ struct MemberView {
     server_id: String,
     node_id: String,
     role: &'static str,
+    /// It found its log damaged or gone, and takes part under a new id.
+    rejoined: bool,
     address: String,
     external_address: String,
     log_index: Option<u64>,
@@ -54,6 +56,7 @@ impl From<Member> for MemberView {
             server_id: member.server,
             node_id: format!("{:016x}", member.node_id),
             role,
+            rejoined: member.is_rejoined,
             address: member.address,
             external_address: member.external_address,
             log_index: member.log_index,
@@ -77,7 +80,10 @@ impl Row for MemberView {
         let number = |number: Option<u64>| table::or_dash(number.map(|number| number.to_string()).unwrap_or_default());
         vec![
             self.server_id.clone(),
-            self.role.to_owned(),
+            match (self.role, self.rejoined) {
+                ("learner", true) => "learner (log lost)".to_owned(),
+                (role, _) => role.to_owned(),
+            },
             self.address.clone(),
             table::or_dash(&self.external_address),
             number(self.log_index),

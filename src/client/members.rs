@@ -18,6 +18,8 @@ pub struct Member {
     /// A node that has just joined is no voter until it has caught up.
     pub is_voter: bool,
     pub is_leader: bool,
+    /// Its server has lost the log of an earlier self: it takes part under a new id, and votes once it is level.
+    pub is_rejoined: bool,
     /// The newest entry of the log that the node holds, and how long it has not answered; known to the leader alone.
     pub log_index: Option<u64>,
     pub silence: Option<Duration>,
@@ -65,6 +67,7 @@ fn member(member: pb::Member) -> Member {
         external_address: member.external_address,
         is_voter: member.voter,
         is_leader: member.leader,
+        is_rejoined: member.rejoined,
         log_index: member.log_index,
         silence: member.silent_ms.map(Duration::from_millis),
     }

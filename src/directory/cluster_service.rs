@@ -140,7 +140,9 @@ async fn status(directory: &Directory) -> Result<pb::GetClusterStatusResponse, F
     let map = directory.cluster_map();
     let facts =
         health::Facts { initial_fileservers: settings.initial_fileservers, garbage_blobs: counts.garbage_blobs };
-    let checks = health::checks(&map, facts);
+    let mut checks = health::checks(&map, facts);
+    let learners = directory.group.learners().into_iter();
+    checks.extend(health::learning(learners.map(|node| (node.server, node.rejoined))));
     let is_up = |server: &&Server| server.state != ServerState::Down;
     Ok(pb::GetClusterStatusResponse {
         header: directory.header_now(),

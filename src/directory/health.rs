@@ -63,6 +63,19 @@ fn check<S: Display>(
     Check { code, health, summary, hint, subjects: subjects.take(SUBJECTS_MAX).map(|name| name.to_string()).collect() }
 }
 
+/// Nodes of the Directory that do not vote: their names, and whether they have lost their log.
+pub fn learning(nodes: impl Iterator<Item = (String, bool)>) -> Option<Check> {
+    let nodes: Vec<_> = nodes.collect();
+    let (count, lost) = (nodes.len(), nodes.iter().filter(|(_, lost)| *lost).count());
+    (count > 0).then(|| {
+        let why = if lost == 0 { String::new() } else { format!("; {lost} of them found the log damaged or gone") };
+        let summary = format!("{count} nodes of the Directory do not vote until they are level{why}");
+        let hint =
+            "they are brought level by themselves; see `dfs-cli members ls`, and the disk of a node that lost its log";
+        check("DIRECTORY_NODE_LEARNING", Health::Warn, summary, hint, nodes.into_iter().map(|(name, _)| name))
+    })
+}
+
 fn not_begun(map: &ClusterMap, facts: Facts) -> Option<Check> {
     let (have, needed) = (map.servers.len(), facts.initial_fileservers);
     (map.group_count == 0).then(|| {
@@ -318,5 +331,17 @@ mod tests {
         take_down(&mut map, &["c"]);
         let codes: Vec<_> = checks(&map, facts).iter().map(|check| check.code).collect();
         assert!(codes.contains(&"GARBAGE_WAITING"), "{codes:?}");
+    }
+
+    #[test]
+    fn nodes_that_do_not_vote_are_named_and_so_is_a_lost_log() {
+        assert_eq!(learning(std::iter::empty()), None);
+        let check =
+            learning([("directory-2".to_owned(), true), ("directory-3".to_owned(), false)].into_iter()).unwrap();
+        assert_eq!(
+            (check.health, check.subjects),
+            (Health::Warn, vec!["directory-2".to_owned(), "directory-3".to_owned()])
+        );
+        assert!(check.summary.contains("1 of them found the log damaged"), "{}", check.summary);
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use super::{
     error::{Error, StorageError},
     map, records,
-    state::{Database, apply_batches},
+    state::{Database, apply_batches, prepare},
     tables,
     view::View,
 };
@@ -79,6 +79,10 @@ fn failed(error: impl Into<Error>) -> StoreError {
 impl Machine for DirectoryMachine {
     fn tables(&self) -> raft::Tables {
         tables::ALL
+    }
+
+    fn prepare(&self, transaction: &WriteTransaction) -> Result<(), StoreError> {
+        prepare(transaction).map_err(failed)
     }
 
     fn apply(&self, transaction: &WriteTransaction, proposals: &[Bytes]) -> Result<Vec<Answer>, StoreError> {

@@ -79,6 +79,7 @@ pub async fn open(options: &DirectoryOptions, address: SocketAddr) -> anyhow::Re
             server: server.server.to_string(),
             address: server.address.clone(),
             external_address: server.external_address.clone(),
+            ..Default::default()
         },
         joins,
         has_state,

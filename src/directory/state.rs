@@ -55,8 +55,7 @@ impl Database {
 
     fn prepare(store: Store) -> Result<Self, StorageError> {
         let transaction = store.begin_write()?;
-        tables::check_format(&transaction)?;
-        Tables::open(&transaction)?.close()?;
+        prepare(&transaction)?;
         transaction.commit()?;
         Ok(Self { store: Arc::new(store) })
     }
@@ -98,6 +97,12 @@ impl Database {
         }
         Ok(applied)
     }
+}
+
+/// Makes the tables where there are none, and looks whether they are of a format that is known. Blocking.
+pub(super) fn prepare(transaction: &redb::WriteTransaction) -> Result<(), StorageError> {
+    tables::check_format(transaction)?;
+    Tables::open(transaction)?.close()
 }
 
 /// Applies batches out of the log, one after another, each at its own time.

@@ -53,6 +53,7 @@ pub fn membership_out(membership: &Membership) -> pb::Membership {
         server_id: node.server.clone(),
         address: node.address.clone(),
         external_address: node.external_address.clone(),
+        rejoined: node.rejoined,
     });
     pb::Membership { configurations: configurations.collect(), nodes: nodes.collect() }
 }
@@ -72,6 +73,7 @@ fn node_in(node: &pb::MemberNode) -> Node {
         server: node.server_id.clone(),
         address: node.address.clone(),
         external_address: node.external_address.clone(),
+        rejoined: node.rejoined,
     }
 }
 
@@ -99,7 +101,8 @@ mod tests {
     use super::*;
 
     fn a_node(name: &str) -> Node {
-        Node { server: name.to_owned(), address: format!("{name}:1"), external_address: format!("{name}:2") }
+        let (address, external_address) = (format!("{name}:1"), format!("{name}:2"));
+        Node { server: name.to_owned(), address, external_address, rejoined: name == "b" }
     }
 
     #[test]

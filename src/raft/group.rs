@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -21,15 +21,14 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    convert::log_id,
     error::Error,
-    identity::{GroupUid, Identity},
-    log::Log,
+    identity::Identity,
     network::Network,
-    snapshot::{Tables, remove_leftovers},
+    opening::{Opened, open},
+    snapshot::Tables,
     state_machine::{Machine, StateMachine},
-    store::{Applied, Store, StoreError, read_applied, write_applied},
-    types::{Answer, LogId, Membership, Metrics, Node, NodeId, Proposal, Raft, StoredMembership},
+    store::Store,
+    types::{Answer, Metrics, Node, NodeId, Proposal, Raft},
 };
 use crate::metrics::Seconds;
 
@@ -89,6 +88,7 @@ pub struct Group {
     pub(super) started: Instant,
     role: watch::Receiver<Role>,
     pub(super) log_fsync: Seconds,
+    lead: LeadBegan,
     /// The last term in which the lead was offered to another node: in that term followers vote for it without waiting.
     offered: AtomicU64,
     _watching: AbortOnDropHandle<()>,
@@ -117,14 +117,14 @@ fn config() -> anyhow::Result<Config> {
 }
 
 impl Group {
-    /// Opens the log, or makes it; a node that neither belongs to a group nor is to join one makes a group of itself.
+    /// Opens the log, or makes it; a node that neither belongs to a group nor is to join one makes a group of itself. One whose
+    /// log is damaged takes part under a new id, as a learner.
     pub async fn start(options: Options, store: Arc<Store>, machine: Arc<dyn Machine>) -> anyhow::Result<Arc<Self>> {
-        let (node, me) = (options.node, options.me.clone());
         let opening = {
-            let store = store.clone();
-            tokio::task::spawn_blocking(move || open(&options, &store))
+            let (store, machine) = (store.clone(), machine.clone());
+            tokio::task::spawn_blocking(move || open(&options, &store, &*machine))
         };
-        let Opened { log, founds, identity } = opening.await.context("open the log")??;
+        let Opened { log, founds, node, me, identity } = opening.await.context("open the log")??;
         let identity = Arc::new(identity);
         let (tables, log_fsync) = (machine.tables(), log.fsync.clone());
         let state_machine = StateMachine::new(store.clone(), machine);
@@ -135,7 +135,8 @@ impl Group {
             raft.initialize(BTreeMap::from([(node, me.clone())])).await.context("make a group of one")?;
         }
         let (sender, role) = watch::channel(Role::Other { leader: None });
-        let watching = AbortOnDropHandle::new(tokio::spawn(watch_role(raft.clone(), sender)));
+        let lead = LeadBegan::default();
+        let watching = AbortOnDropHandle::new(tokio::spawn(watch_role(raft.clone(), sender, lead.clone())));
         let started = Instant::now();
         Ok(Arc::new(Self {
             node,
@@ -147,6 +148,7 @@ impl Group {
             started,
             role,
             log_fsync,
+            lead,
             offered: AtomicU64::default(),
             _watching: watching,
         }))
@@ -184,6 +186,13 @@ impl Group {
         self.metrics().membership_config.nodes().map(|(id, node)| (*id, node.clone())).collect()
     }
 
+    /// Those that do not vote yet.
+    pub fn learners(&self) -> Vec<Node> {
+        let metrics = self.metrics();
+        let membership = metrics.membership_config.membership();
+        membership.learner_ids().filter_map(|id| membership.get_node(&id).cloned()).collect()
+    }
+
     /// Puts a proposal into the log. When this returns it is on stable storage on a majority, and applied here.
     pub async fn propose(&self, proposal: Bytes) -> Result<Answer, Error> {
         match timeout(PROPOSE_DEADLINE, self.raft.client_write(Proposal(proposal))).await {
@@ -208,6 +217,11 @@ impl Group {
         }
     }
 
+    /// For how long this node has led; `None` if it does not.
+    pub(super) fn led_for(&self) -> Option<Duration> {
+        self.lead.elapsed()
+    }
+
     /// Offers the lead to another node.
     pub(super) async fn offer_lead(&self, heir: NodeId) -> Result<(), Error> {
         self.offered.fetch_max(self.term(), Ordering::SeqCst);
@@ -222,6 +236,25 @@ impl Group {
             && metrics.state == ServerState::Leader
             && self.offered.load(Ordering::SeqCst) < metrics.current_term
             && silence(&metrics).is_some_and(|silence| silence < READ_LEASE)
+    }
+}
+
+/// The term that this node leads in, and since when.
+#[derive(Clone, Debug, Default)]
+struct LeadBegan(Arc<Mutex<Option<(u64, Instant)>>>);
+
+impl LeadBegan {
+    fn note(&self, role: &Role) {
+        let mut began = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *began = match role {
+            Role::Leader { term } => began.filter(|(before, _)| before == term).or(Some((*term, Instant::now()))),
+            Role::Other { .. } | Role::Ended => None,
+        };
+    }
+
+    /// For how long it has led; `None` if it does not.
+    fn elapsed(&self) -> Option<Duration> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|(_, began)| began.elapsed())
     }
 }
 
@@ -256,69 +289,14 @@ pub(super) fn write_error(error: RaftError<super::types::Types, ClientWriteError
     }
 }
 
-/// What a node finds in its folder.
-struct Opened {
-    log: Log,
-    /// The node is new, and is to make a group of itself.
-    founds: bool,
-    identity: Identity,
-}
-
-/// Opens the log, or makes it. Blocking.
-fn open(options: &Options, store: &Store) -> anyhow::Result<Opened> {
-    remove_leftovers(store)?;
-    let folder = &options.folder;
-    let applied = read_applied(&store.begin_read()?)?;
-    let log = Log::open(folder)?;
-    let named = Identity::read(folder)?;
-    let opened = |log, group, founds| Opened { log, founds, identity: Identity::new(folder, options.service, group) };
-    if !log.is_new() {
-        return Ok(opened(log, named.or(Some(GroupUid::NONE)), false));
-    }
-    let first = log_id(0, 0);
-    match applied.last {
-        // Whatever it was to be a member of, it has promised nothing there.
-        None if options.joins && !options.has_state => return Ok(opened(log, None, false)),
-        Some(last) if last != first => anyhow::bail!(
-            "the database holds entry {last}, but the log in {} is gone. This node may have voted on what it has lost, so it \
-             takes part no more: remove it from its group with `dfs-cli members remove`, empty its data folder, and let it \
-             join anew",
-            folder.display()
-        ),
-        _ => {}
-    }
-    let founded = opened(log, None, !options.has_state && applied.last.is_none());
-    founded.identity.learn(named.unwrap_or_else(GroupUid::draw))?;
-    if !founded.founds {
-        // From before there was a log: the state counts as what the first entry has left. Or that was cut off.
-        if applied.last.is_none() {
-            adopt(store, options.node, options.me.clone(), first)?;
-        }
-        founded.log.begin_after(first)?;
-    }
-    Ok(founded)
-}
-
-/// Makes a state without a log the beginning of a group of one. Blocking.
-fn adopt(store: &Store, node: NodeId, me: Node, first: LogId) -> Result<(), StoreError> {
-    let membership = Membership::new(vec![[node].into()], BTreeMap::from([(node, me)]));
-    let membership = membership.map_err(|_| StoreError::Damaged("a group of one cannot be"))?;
-    let transaction = store.begin_write()?;
-    write_applied(
-        &transaction,
-        &Applied { last: Some(first), membership: StoredMembership::new(Some(first), membership) },
-    )?;
-    transaction.commit()?;
-    Ok(())
-}
-
 /// Says what this node is whenever that changes. Ends with the library.
-async fn watch_role(raft: Raft, role: watch::Sender<Role>) {
+async fn watch_role(raft: Raft, role: watch::Sender<Role>, lead: LeadBegan) {
     let mut metrics = raft.metrics();
     let mut established = None;
     loop {
         let seen = metrics.borrow_watched().clone();
         let next = role_now(&raft, &seen, &mut established).await;
+        lead.note(&next);
         let changed = role.send_if_modified(|role| {
             let changed = *role != next;
             role.clone_from(&next);

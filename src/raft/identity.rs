@@ -7,14 +7,14 @@
 use std::{
     fmt, io,
     path::{Path, PathBuf},
-    sync::{PoisonError, RwLock},
+    sync::{PoisonError, RwLock, RwLockReadGuard},
 };
 
 use bytes::Bytes;
 use prost::Message;
 use uuid::Uuid;
 
-use super::{convert::Malformed, error::Error, log::LogError};
+use super::{convert::Malformed, error::Error, log::LogError, types::NodeId};
 use crate::{durable, pb::storage::raft as stored};
 
 const FILE: &str = "GROUP";
@@ -57,18 +57,20 @@ impl fmt::Display for GroupUid {
     }
 }
 
-/// Of one node; learned at most once.
-#[derive(Debug)]
-pub struct Identity {
-    /// Whose group it is: `directory` or `lock`.
-    pub service: &'static str,
-    path: PathBuf,
-    group: RwLock<Option<GroupUid>>,
+/// What a node keeps beside its log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// `None`: not known, until a group takes the node in.
+    pub group: Option<GroupUid>,
+    /// Drawn since the log of an earlier self was lost; `None`: the node is the one that its data folder names.
+    pub node: Option<NodeId>,
+    /// Where the earlier self knew other nodes.
+    pub addresses: Vec<String>,
 }
 
-impl Identity {
+impl Kept {
     /// What the folder of a log says; `None` if it says nothing. Blocking.
-    pub fn read(folder: &Path) -> Result<Option<GroupUid>, LogError> {
+    pub fn read(folder: &Path) -> Result<Option<Self>, LogError> {
         let path = folder.join(FILE);
         let damaged = |what: &str| LogError::Damaged { path: path.clone(), what: what.to_owned() };
         let sealed = match durable::read_sealed(&path, MAGIC, FORMAT) {
@@ -76,18 +78,52 @@ impl Identity {
             sealed => sealed?,
         };
         let Some(bytes) = sealed else { return Ok(None) };
-        let identity = stored::GroupIdentity::decode(bytes.as_slice());
-        let identity = identity.map_err(|_| damaged("it names no group"))?;
-        GroupUid::from_wire(&identity.group_uid).map(Some).map_err(|error| damaged(error.0))
+        let stored = stored::GroupIdentity::decode(bytes.as_slice()).map_err(|_| damaged("it names no group"))?;
+        let group = stored.group_uid.as_deref().map(GroupUid::from_wire).transpose();
+        Ok(Some(Self {
+            group: group.map_err(|error| damaged(error.0))?,
+            node: Some(stored.node_id).filter(|node| *node != 0),
+            addresses: stored.addresses,
+        }))
     }
 
-    pub fn new(folder: &Path, service: &'static str, group: Option<GroupUid>) -> Self {
-        Self { service, path: folder.join(FILE), group: RwLock::new(group) }
+    /// Blocking.
+    pub fn write(&self, folder: &Path) -> io::Result<()> {
+        let stored = stored::GroupIdentity {
+            group_uid: self.group.map(GroupUid::to_wire),
+            node_id: self.node.unwrap_or_default(),
+            addresses: self.addresses.clone(),
+        };
+        durable::write_sealed(&folder.join(FILE), MAGIC, FORMAT, &stored.encode_to_vec())
+    }
+}
+
+/// Of one node; the group is learned at most once.
+#[derive(Debug)]
+pub struct Identity {
+    /// Whose group it is: `directory` or `lock`.
+    pub service: &'static str,
+    folder: PathBuf,
+    kept: RwLock<Kept>,
+}
+
+impl Identity {
+    pub fn new(folder: &Path, service: &'static str, kept: Kept) -> Self {
+        Self { service, folder: folder.to_owned(), kept: RwLock::new(kept) }
+    }
+
+    fn kept(&self) -> RwLockReadGuard<'_, Kept> {
+        self.kept.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where an earlier self of this node knew others.
+    pub fn addresses(&self) -> Vec<String> {
+        self.kept().addresses.clone()
     }
 
     /// `None` until a group has taken this node in.
     pub fn group(&self) -> Option<GroupUid> {
-        *self.group.read().unwrap_or_else(PoisonError::into_inner)
+        self.kept().group
     }
 
     /// As every message of this node says it.
@@ -97,9 +133,9 @@ impl Identity {
 
     /// From now on this node belongs to the group, also after a restart. Blocking.
     pub fn learn(&self, group: GroupUid) -> io::Result<()> {
-        let identity = stored::GroupIdentity { group_uid: group.to_wire() };
-        durable::write_sealed(&self.path, MAGIC, FORMAT, &identity.encode_to_vec())?;
-        *self.group.write().unwrap_or_else(PoisonError::into_inner) = Some(group);
+        let kept = Kept { group: Some(group), ..self.kept().clone() };
+        kept.write(&self.folder)?;
+        *self.kept.write().unwrap_or_else(PoisonError::into_inner) = kept;
         Ok(())
     }
 
@@ -127,19 +163,22 @@ mod tests {
     #[test]
     fn what_was_learned_is_there_after_a_restart_and_damage_is_said() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(Identity::read(folder.path()).unwrap(), None);
+        assert_eq!(Kept::read(folder.path()).unwrap(), None);
         let (group, other) = (GroupUid::draw(), GroupUid::draw());
-        let identity = Identity::new(folder.path(), "directory", None);
+        let rejoined = Kept { group: None, node: Some(7), addresses: vec!["a:1".to_owned()] };
+        rejoined.write(folder.path()).unwrap();
+        assert_eq!(Kept::read(folder.path()).unwrap().as_ref(), Some(&rejoined));
+        let identity = Identity::new(folder.path(), "directory", rejoined.clone());
         assert!(identity.compare(group).is_none(), "it has none yet");
         identity.learn(group).unwrap();
-        assert_eq!(Identity::read(folder.path()).unwrap(), Some(group));
+        assert_eq!(Kept::read(folder.path()).unwrap(), Some(Kept { group: Some(group), ..rejoined }));
         assert_eq!(identity.compare(group), Some(Ok(())));
         assert!(matches!(identity.compare(other), Some(Err(Error::OtherGroup { .. }))));
         let path = folder.path().join(FILE);
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[30] ^= 1;
         std::fs::write(&path, bytes).unwrap();
-        assert!(matches!(Identity::read(folder.path()), Err(LogError::Damaged { .. })));
+        assert!(matches!(Kept::read(folder.path()), Err(LogError::Damaged { .. })));
     }
 
     #[test]

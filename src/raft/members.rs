@@ -67,7 +67,8 @@ impl Group {
     /// Says who of the others has fallen silent or is back, once each; who is silent now.
     fn tell_of_silence(&self, before: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
         let metrics = self.metrics();
-        let is_silent = |id: &NodeId| *id != self.node && !is_alive(&metrics, *id);
+        let led_for = self.led_for();
+        let is_silent = |id: &NodeId| *id != self.node && is_silent(silence_of(&metrics, *id), led_for);
         let mut silent = BTreeSet::new();
         for (id, node) in metrics.membership_config.nodes() {
             match (is_silent(id), before.contains(id)) {
@@ -143,12 +144,14 @@ impl Group {
         self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, node)]))).await
     }
 
-    /// Removes the node that a server was before its data folder was emptied; not while it answers.
+    /// Removes the node that a server was before its data folder was emptied or its log was lost; not while it answers, nor
+    /// before it had time to answer a new leader.
     async fn let_go_of(&self, old: NodeId, server: &str) -> Result<(), Error> {
-        if old == self.node || is_alive(&self.metrics(), old) {
+        let silence = silence_of(&self.metrics(), old);
+        if old == self.node || !is_silent(silence, self.led_for()) {
             return Err(Error::NameTaken { server: server.to_owned() });
         }
-        tracing::warn!(server, old, "a member comes back with another data folder: its old self is removed");
+        tracing::warn!(server, old, "a member comes back without what it knew: its old self is removed");
         self.remove(old, server).await
     }
 
@@ -211,6 +214,7 @@ impl Group {
 
     /// Asks to be taken in until this node is a member under its present address. `others`: where to ask first.
     pub async fn become_member(self: Arc<Self>, others: Vec<String>) {
+        let others = [others, self.identity.addresses()].concat();
         if others.is_empty() && self.was_removed().await {
             tracing::warn!("this node was removed from its group; start it with --join to have it back");
             return;
@@ -268,6 +272,7 @@ impl Group {
             external_address: self.me.external_address.clone(),
             group_uid: self.identity.to_wire(),
             service: self.identity.service.to_owned(),
+            rejoined: self.me.rejoined,
         };
         let mut client = pb::members_client::MembersClient::new(channel);
         match timeout(JOIN_DEADLINE, client.add_member(request)).await {
@@ -298,6 +303,7 @@ impl Group {
             node_id: *id,
             address: node.address.clone(),
             external_address: node.external_address.clone(),
+            rejoined: node.rejoined,
             voter: self.is_voter(*id),
             leader: metrics.current_leader == Some(*id),
             log_index: matched_index(&metrics, *id),
@@ -318,6 +324,11 @@ impl Group {
 /// To this leader.
 fn is_alive(metrics: &Metrics, node: NodeId) -> bool {
     silence_of(metrics, node).is_some_and(|silence| silence < ALIVE_WITHIN)
+}
+
+/// Whether a node counts as dead. One that has never answered has had as long as this node leads.
+fn is_silent(silence: Option<Duration>, led_for: Option<Duration>) -> bool {
+    silence.or(led_for).is_some_and(|silence| silence >= ALIVE_WITHIN)
 }
 
 pub struct MembersService(pub Gate);
@@ -342,8 +353,12 @@ impl pb::members_server::Members for MembersService {
         if request.address.is_empty() || serve::channel(&request.address).is_err() {
             return Err(failed(Error::BadArgument { field: "address", what: "it is not HOST:PORT" }));
         }
-        let node =
-            Node { server: request.server_id, address: request.address, external_address: request.external_address };
+        let node = Node {
+            server: request.server_id,
+            address: request.address,
+            external_address: request.external_address,
+            rejoined: request.rejoined,
+        };
         let group = self.0.enter()?;
         group.identity.compare_service(&request.service).map_err(failed)?;
         if !request.group_uid.is_empty() {
@@ -374,5 +389,20 @@ impl pb::members_server::Members for MembersService {
     ) -> Answered<pb::TransferLeadershipResponse> {
         self.0.enter()?.transfer(&request.get_ref().server_id).await.map_err(failed)?;
         Ok(Response::new(pb::TransferLeadershipResponse {}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_had_no_time_to_answer_a_new_leader_is_not_taken_for_dead() {
+        let moment = Some(Duration::from_millis(1));
+        assert!(!is_silent(None, moment), "just elected");
+        assert!(!is_silent(None, None), "not elected at all");
+        assert!(is_silent(None, Some(ALIVE_WITHIN)));
+        assert!(!is_silent(moment, Some(ALIVE_WITHIN * 9)));
+        assert!(is_silent(Some(ALIVE_WITHIN), Some(ALIVE_WITHIN * 9)));
     }
 }

@@ -24,7 +24,9 @@ mod group;
 mod members;
 mod metrics;
 mod network;
+mod opening;
 mod plausible;
+mod rejoining;
 mod service;
 
 pub use error::Error;

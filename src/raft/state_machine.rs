@@ -35,6 +35,9 @@ pub trait Machine: Send + Sync + 'static {
     /// All of the state.
     fn tables(&self) -> Tables;
 
+    /// Makes an empty database one that commands can be applied to. Blocking.
+    fn prepare(&self, transaction: &WriteTransaction) -> Result<(), StoreError>;
+
     /// Applies commands one after another; an answer for each. The same everywhere: no clock, no randomness. Blocking.
     fn apply(&self, transaction: &WriteTransaction, proposals: &[Bytes]) -> Result<Vec<Answer>, StoreError>;
 

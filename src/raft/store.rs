@@ -98,10 +98,14 @@ impl Store {
         self.database().begin_write()
     }
 
+    /// The file.
+    pub fn path(&self) -> Result<&Path, StoreError> {
+        Ok(self.path.as_deref().ok_or_else(|| io::Error::other("a database in memory has no file"))?)
+    }
+
     /// Where a database is made that is to take the place of this one.
     pub fn successor_path(&self) -> Result<PathBuf, StoreError> {
-        let path = self.path.as_ref().ok_or_else(|| io::Error::other("a database in memory has no successor"))?;
-        Ok(path.with_added_extension("successor"))
+        Ok(self.path()?.with_added_extension("successor"))
     }
 
     pub fn open_successor(&self, path: &Path) -> Result<Database, StoreError> {
@@ -110,7 +114,7 @@ impl Store {
 
     /// Puts a whole and synced database in the place of this one. Looks under way go on with the old one. Blocking.
     pub fn replace(&self, successor: Database, path: &Path) -> Result<(), StoreError> {
-        let own = self.path.as_ref().ok_or_else(|| io::Error::other("a database in memory has no successor"))?;
+        let own = self.path()?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         durable::rename(path, own)?;
         *current = Arc::new(successor);

@@ -1,6 +1,7 @@
 //! Groups of real nodes in one process, over real folders and sockets, with a state machine that counts words.
 
 mod bad_input;
+mod lost_memory;
 mod other_groups;
 
 use std::{sync::Arc, time::Duration};
@@ -29,6 +30,11 @@ struct Words;
 impl Machine for Words {
     fn tables(&self) -> Tables {
         &[&WORDS]
+    }
+
+    fn prepare(&self, transaction: &WriteTransaction) -> Result<(), StoreError> {
+        transaction.open_table(WORDS)?;
+        Ok(())
     }
 
     fn apply(&self, transaction: &WriteTransaction, proposals: &[Bytes]) -> Result<Vec<Answer>, StoreError> {
@@ -94,19 +100,7 @@ impl TestNode {
         services.add(RaftServer::new(RaftService::new(gate.clone())));
         services.add(MembersServer::new(MembersService(gate.clone())));
         let store = self.open_store().await;
-        let options = Options {
-            service: "words",
-            folder: self.folder.path().join("raft"),
-            node: self.id,
-            me: Node {
-                server: self.name.to_owned(),
-                address: self.address.clone(),
-                external_address: self.address.clone(),
-            },
-            joins: !join.is_empty(),
-            has_state: false,
-        };
-        let group = Group::start(options, store.clone(), Arc::new(Words)).await.unwrap();
+        let group = Group::start(self.options(!join.is_empty()), store.clone(), Arc::new(Words)).await.unwrap();
         gate.open(group.clone());
         let mut tasks = JoinSet::new();
         let serving = services.serve(listener, stop.clone());
@@ -114,6 +108,32 @@ impl TestNode {
         tasks.spawn(group.clone().become_member(join));
         tasks.spawn(group.clone().promote_learners());
         self.running = Some(Running { group, store, stop, tasks });
+    }
+
+    /// The group alone; nobody is served.
+    async fn try_start(&self, join: Vec<String>) -> Result<Arc<Group>, String> {
+        let store = self.open_store().await;
+        let started = Group::start(self.options(!join.is_empty()), store, Arc::new(Words)).await;
+        if let Ok(group) = &started {
+            group.stop().await;
+        }
+        started.map_err(|error| format!("{error:#}"))
+    }
+
+    fn options(&self, joins: bool) -> Options {
+        Options {
+            service: "words",
+            folder: self.folder.path().join("raft"),
+            node: self.id,
+            me: Node {
+                server: self.name.to_owned(),
+                address: self.address.clone(),
+                external_address: self.address.clone(),
+                ..Default::default()
+            },
+            joins,
+            has_state: false,
+        }
     }
 
     /// Calls that were under way at a death let go of the old one in their own time.
@@ -460,15 +480,6 @@ async fn a_node_whose_log_is_gone_refuses_to_go_on() {
     drop(group);
     node.kill().await;
     std::fs::remove_dir_all(node.folder.path().join("raft")).unwrap();
-    let store = node.open_store().await;
-    let options = Options {
-        service: "words",
-        folder: node.folder.path().join("raft"),
-        node: node.id,
-        me: Node::default(),
-        joins: false,
-        has_state: false,
-    };
-    let refused = Group::start(options, store, Arc::new(Words)).await.err().map(|error| format!("{error:#}"));
+    let refused = node.try_start(Vec::new()).await.err();
     assert!(refused.as_ref().is_some_and(|text| text.contains("takes part no more")), "{refused:?}");
 }

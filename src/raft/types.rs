@@ -17,6 +17,8 @@ pub struct Node {
     pub address: String,
     /// For clients outside of its network.
     pub external_address: String,
+    /// It has lost the log of an earlier self, and takes part under a new id. Said by the group itself.
+    pub rejoined: bool,
 }
 
 impl fmt::Display for Node {

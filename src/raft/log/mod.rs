@@ -1,8 +1,8 @@
 //! The durable log and vote of one node: what it has promised to others, and must never forget.
 //!
 //! A folder of its own with append-only segments and a sealed file for the vote. One thread writes ([`writer`]); many
-//! entries share one sync. What a start finds damaged makes the node refuse ([`recovery`]): a node that has forgotten what
-//! it voted for is worse than one that is gone.
+//! entries share one sync. What a start finds damaged is said, and never used ([`recovery`]): a node that has forgotten
+//! what it voted for is worse than one that is gone.
 
 mod index;
 mod record;

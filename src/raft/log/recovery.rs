@@ -36,10 +36,7 @@ const VOTE_FORMAT: u32 = 1;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    #[error(
-        "{} is damaged: {what}. This node may have voted on what it has lost, so it takes part no more: remove it from \
-         its group with `dfs-cli members remove`, empty its data folder, and let it join anew", .path.display()
-    )]
+    #[error("{} is damaged: {what}", .path.display())]
     Damaged { path: PathBuf, what: String },
     #[error(transparent)]
     Sealed(#[from] durable::Error),

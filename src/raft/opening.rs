@@ -1,0 +1,117 @@
+//! What a node finds in its folder when it starts, and what it is then: a founder, a newcomer, a member, or a member that has
+//! lost its memory.
+
+use std::collections::BTreeMap;
+
+use super::{
+    convert::log_id,
+    group::Options,
+    identity::{GroupUid, Identity, Kept},
+    log::{Log, LogError},
+    rejoining,
+    snapshot::remove_leftovers,
+    state_machine::Machine,
+    store::{Applied, Store, StoreError, read_applied, write_applied},
+    types::{LogId, Membership, Node, NodeId, StoredMembership},
+};
+
+/// What begins with the log.
+pub struct Opened {
+    pub log: Log,
+    /// The node is new, and is to make a group of itself.
+    pub founds: bool,
+    pub node: NodeId,
+    pub me: Node,
+    pub identity: Identity,
+}
+
+/// Opens the log, or makes it. Blocking.
+pub fn open(options: &Options, store: &Store, machine: &dyn Machine) -> anyhow::Result<Opened> {
+    remove_leftovers(store)?;
+    rejoining::finish(&options.folder)?;
+    match open_whole(options, store, machine) {
+        Err(Unopened::Lost(what)) => {
+            rejoining::set_aside(options, &read_applied(&store.begin_read()?)?, &what)?;
+            open_whole(options, store, machine).map_err(|unopened| match unopened {
+                Unopened::Lost(what) => anyhow::anyhow!("{what}, though it was just made"),
+                Unopened::Failed(error) => error,
+            })
+        }
+        Err(Unopened::Failed(error)) => Err(error),
+        Ok(opened) => Ok(opened),
+    }
+}
+
+/// Why a log was not opened.
+enum Unopened {
+    /// What the node has promised is not there any more, and what of it is missing.
+    Lost(String),
+    Failed(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Unopened {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+fn expect_whole<T>(found: Result<T, LogError>) -> Result<T, Unopened> {
+    found.map_err(|error| match error {
+        damaged @ LogError::Damaged { .. } => Unopened::Lost(damaged.to_string()),
+        error => Unopened::Failed(error.into()),
+    })
+}
+
+fn open_whole(options: &Options, store: &Store, machine: &dyn Machine) -> Result<Opened, Unopened> {
+    let folder = &options.folder;
+    let kept = expect_whole(Kept::read(folder))?;
+    let log = expect_whole(Log::open(folder))?;
+    let opened = |log, kept: Kept, founds| Opened {
+        log,
+        founds,
+        node: kept.node.unwrap_or(options.node),
+        me: Node { rejoined: kept.node.is_some(), ..options.me.clone() },
+        identity: Identity::new(folder, options.service, kept),
+    };
+    if !log.is_new() {
+        let nameless = || Kept { group: Some(GroupUid::NONE), ..Kept::default() };
+        return Ok(opened(log, kept.unwrap_or_else(nameless), false));
+    }
+    if let Some(kept) = kept.clone().filter(|kept| kept.node.is_some()) {
+        rejoining::begin_empty(store, machine)?;
+        return Ok(opened(log, kept, false));
+    }
+    let (applied, first) = (read_applied(&store.begin_read()?)?, log_id(0, 0));
+    match applied.last {
+        // Whatever it was to be a member of, it has promised nothing there.
+        None if options.joins && !options.has_state => return Ok(opened(log, Kept::default(), false)),
+        Some(last) if last != first => {
+            let what = format!("the database holds entry {last}, but the log in {} is gone", folder.display());
+            return Err(Unopened::Lost(what));
+        }
+        _ => {}
+    }
+    let founded = opened(log, Kept::default(), !options.has_state && applied.last.is_none());
+    founded.identity.learn(kept.and_then(|kept| kept.group).unwrap_or_else(GroupUid::draw))?;
+    if !founded.founds {
+        // From before there was a log: the state counts as what the first entry has left. Or that was cut off.
+        if applied.last.is_none() {
+            adopt(store, options.node, options.me.clone(), first)?;
+        }
+        founded.log.begin_after(first)?;
+    }
+    Ok(founded)
+}
+
+/// Makes a state without a log the beginning of a group of one. Blocking.
+fn adopt(store: &Store, node: NodeId, me: Node, first: LogId) -> Result<(), StoreError> {
+    let membership = Membership::new(vec![[node].into()], BTreeMap::from([(node, me)]));
+    let membership = membership.map_err(|_| StoreError::Damaged("a group of one cannot be"))?;
+    let transaction = store.begin_write()?;
+    write_applied(
+        &transaction,
+        &Applied { last: Some(first), membership: StoredMembership::new(Some(first), membership) },
+    )?;
+    transaction.commit()?;
+    Ok(())
+}
