@@ -40,6 +40,9 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 const CONCURRENT_STREAMS_MAX: u32 = 1024;
 /// How long calls under way may go on after a shutdown was asked for; long-lived streams end by themselves before.
 const DRAIN: Duration = Duration::from_secs(5);
+/// The same where somebody waits for the peer's next word and has another one to turn to.
+const WATCHFUL_INTERVAL: Duration = Duration::from_millis(500);
+const WATCHFUL_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// What every server offers beside its own services.
 const SERVED_EVERYWHERE: [&str; 3] =
@@ -212,16 +215,25 @@ impl Services {
 ///
 /// Bulk data, control and lock keep-alive each want their own: one connection is one task on each side.
 pub fn channel(address: &str) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = endpoint(address)?;
+    Ok(endpoint.http2_keep_alive_interval(KEEP_ALIVE_INTERVAL).keep_alive_timeout(KEEP_ALIVE_TIMEOUT).connect_lazy())
+}
+
+/// As [`channel`], for streams that mostly wait: a peer that is stopped or cut off is noticed in a second or two, though
+/// nothing was asked of it.
+pub fn watchful_channel(address: &str) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = endpoint(address)?;
+    Ok(endpoint.http2_keep_alive_interval(WATCHFUL_INTERVAL).keep_alive_timeout(WATCHFUL_TIMEOUT).connect_lazy())
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
     Ok(Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_SIZE_BYTES)
-        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect_lazy())
+        .keep_alive_while_idle(true))
 }
 
 /// Cancelled by SIGTERM or SIGINT, and by the end of the process that started this one where it asked for that.

@@ -112,6 +112,14 @@ identifier! {
     /// Made with the Directory's first start; everything that belongs together carries it.
     ClusterId
 }
+identifier! {
+    /// Which Lock service: the name of the consensus group that its nodes make up.
+    LockServiceId
+}
+identifier! {
+    /// One node's time at the head of a Lock service: drawn each time that it begins to lead.
+    LeadId
+}
 
 impl Inode {
     pub const ROOT: Self = Self(1);

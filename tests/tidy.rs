@@ -32,7 +32,10 @@ const MAY_IMPORT: [(&str, &[&str]); 19] = [
         "directory",
         &["types", "pb", "cluster", "config", "convert", "durable", "metrics", "raft", "serve", "status", "token"],
     ),
-    ("lock", &["types", "pb", "cluster", "config", "convert", "durable", "metrics", "serve", "status", "token"]),
+    (
+        "lock",
+        &["types", "pb", "cluster", "config", "convert", "durable", "metrics", "raft", "serve", "status", "token"],
+    ),
     ("fileserver", &["types", "pb", "cluster", "config", "convert", "durable", "metrics", "serve", "status"]),
     ("client", &["types", "pb", "cluster", "convert", "serve", "status"]),
     ("cli", &["types", "client", "cluster", "config", "durable", "status", "telemetry"]),

@@ -81,9 +81,8 @@ pub enum Command {
     Servers(cluster::ServersCommand),
     /// The replica groups, and who is in them
     Groups(cluster::GroupsArguments),
-    /// The nodes of the Directory's consensus group
-    #[command(subcommand)]
-    Members(members::Command),
+    /// The nodes of a consensus group, the Directory's or the Lock service's
+    Members(members::Members),
     /// The copies of a file, read and checked on each server's own disk
     #[command(visible_alias = "explain")]
     Replicas(replicas::Arguments),

@@ -1,6 +1,6 @@
-//! The nodes of the Directory's consensus group: `members ls|promote|remove|transfer`.
+//! The nodes of a consensus group, the Directory's or the Lock service's: `members ls|promote|remove|transfer`.
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 
 use super::{
@@ -9,11 +9,28 @@ use super::{
     output::Row,
     table::{self, Column},
 };
-use crate::client::Member;
+use crate::client::{GroupKind, Member};
+
+/// Whose nodes
+#[derive(Debug, clap::Args)]
+pub struct Members {
+    /// The service whose nodes are meant
+    #[arg(long, value_enum, default_value_t, global = true)]
+    service: Service,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Service {
+    #[default]
+    Directory,
+    Lock,
+}
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// List the nodes of the Directory; a new one joins by itself when it is started with --join
+    /// List the nodes; a new one joins by itself when it is started with --join
     #[command(visible_alias = "list")]
     Ls,
     /// Wait until a node that has joined has caught up and votes
@@ -104,19 +121,23 @@ struct ChangedView<'a> {
     change: &'static str,
 }
 
-pub async fn run(context: &mut Context, command: Command) -> Result<()> {
+pub async fn run(context: &mut Context, Members { service, command }: Members) -> Result<()> {
     let client = context.client().await?;
+    let of = match service {
+        Service::Directory => GroupKind::Directory,
+        Service::Lock => GroupKind::Lock,
+    };
     let (server, change) = match &command {
         Command::Ls => {
-            let members = client.members().await?;
+            let members = client.members(of).await?;
             return context.output.all(members.into_iter().map(MemberView::from));
         }
-        Command::Promote(Arguments { server }) => (server, client.promote_member(server).await.map(|()| "votes")?),
+        Command::Promote(Arguments { server }) => (server, client.promote_member(of, server).await.map(|()| "votes")?),
         Command::Remove(Arguments { server }) => {
-            (server, client.remove_member(server).await.map(|()| "is no member any more")?)
+            (server, client.remove_member(of, server).await.map(|()| "is no member any more")?)
         }
         Command::Transfer(Arguments { server }) => {
-            (server, client.transfer_leadership(server).await.map(|()| "leads")?)
+            (server, client.transfer_leadership(of, server).await.map(|()| "leads")?)
         }
     };
     context.output.done(&ChangedView { server_id: server, change }, server, &format!("{server} {change}"))

@@ -21,7 +21,9 @@ use crate::{
 };
 
 /// For one try of a call about metadata.
-const TRY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const TRY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same where another server may answer: one that is stopped or cut off is given up soon, and nothing happens twice.
+pub(super) const TRY_TIMEOUT_AMONG_SEVERAL: Duration = Duration::from_millis(1500);
 /// Room for the map of the largest cluster, and for a version of the most extents.
 const MESSAGE_BYTES_MAX: usize = 32 << 20;
 
@@ -63,9 +65,15 @@ pub(super) struct Service<'a> {
     pub(super) endpoints: &'a Endpoints,
     pub(super) known: Vec<String>,
     pub(super) channels: &'a Channels,
+    /// For one try.
+    pub(super) try_timeout: Duration,
 }
 
 impl Service<'_> {
+    pub(super) fn has_several(&self) -> bool {
+        self.known.len() > 1
+    }
+
     /// Calls until there is an answer that no further try can change, or the deadline has passed.
     pub(super) async fn call<R, T, F, Fut>(
         &self,
@@ -86,7 +94,7 @@ impl Service<'_> {
                 return Err(Error::unreachable(format_args!("{what}: no server for it is known")));
             };
             let channel = self.channels.get(&address, purpose)?;
-            let timeout = TRY_TIMEOUT.min(tries.remaining(Instant::now()));
+            let timeout = self.try_timeout.min(tries.remaining(Instant::now()));
             let what = format!("{what} at {address}");
             let error = match attempt(&what, timeout, request.clone(), |request| call(channel, request)).await {
                 Ok(answer) => return Ok(answer),
@@ -120,13 +128,15 @@ impl Client {
             endpoints: &inner.directory_endpoints,
             known: inner.map.directory_addresses(),
             channels: &inner.channels,
+            try_timeout: TRY_TIMEOUT,
         }
     }
 
     pub(super) fn lock_service(&self) -> Service<'_> {
         let inner = &self.inner;
         let known = inner.options.lock.clone().unwrap_or_else(|| inner.map.view().lock_addresses());
-        Service { endpoints: &inner.lock_endpoints, known, channels: &inner.channels }
+        let try_timeout = if known.len() > 1 { TRY_TIMEOUT_AMONG_SEVERAL } else { TRY_TIMEOUT };
+        Service { endpoints: &inner.lock_endpoints, known, channels: &inner.channels, try_timeout }
     }
 
     /// A call of a service that the Directory serves.

@@ -54,7 +54,11 @@ impl Channels {
         if !is_host_and_port(address) {
             return Err(bad().into());
         }
-        let channel = serve::channel(address).map_err(|_| bad())?;
+        let channel = match purpose {
+            Purpose::Watch | Purpose::KeepAlive => serve::watchful_channel(address),
+            Purpose::Control | Purpose::Bulk => serve::channel(address),
+        };
+        let channel = channel.map_err(|_| bad())?;
         open.insert(key, channel.clone());
         Ok(channel)
     }

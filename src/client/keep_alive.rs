@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     Client, Error,
-    call::{attempt, lock_client},
+    call::{TRY_TIMEOUT_AMONG_SEVERAL, attempt, lock_client},
     channels::Purpose,
     lease::Lease,
 };
@@ -19,7 +19,7 @@ use crate::{pb, status::Reason, types::SessionId};
 
 /// A lease is renewed this many times before it would run out.
 const RENEWALS_PER_LEASE: u32 = 3;
-/// Renewals sent and not answered, before the stream is given up for a new one.
+/// Renewals that wait for the network, before the stream is given up for a new one.
 const UNANSWERED_MAX: usize = 3;
 /// Between two tries to open the stream of renewals.
 const REOPEN_DELAY: Duration = Duration::from_millis(200);
@@ -50,6 +50,11 @@ async fn renew(client: &Client, id: SessionId, ttl: Duration, lease: &watch::Sen
     };
     let renewed = async {
         let interval = ttl / RENEWALS_PER_LEASE;
+        // Where another server may answer, the lease must not run out over one that is silent.
+        let (begin_within, silence_max) = match service.has_several() {
+            true => (interval.min(TRY_TIMEOUT_AMONG_SEVERAL), ttl.min(TRY_TIMEOUT_AMONG_SEVERAL)),
+            false => (interval, ttl),
+        };
         let renewal = pb::KeepAliveRequest { session_id: id.to_string() };
         let (requests, receiver) = mpsc::channel(UNANSWERED_MAX);
         let mut unanswered = VecDeque::from([Instant::now()]);
@@ -57,9 +62,16 @@ async fn renew(client: &Client, id: SessionId, ttl: Duration, lease: &watch::Sen
         requests.try_send(renewal.clone()).map_err(queued)?;
         let mut stub = lock_client(service.channels.get(&address, Purpose::KeepAlive)?);
         let call = |requests| async move { stub.keep_alive(requests).await };
-        let mut answers = attempt("renew the lease", interval, ReceiverStream::new(receiver), call).await?;
+        let mut answers = attempt("renew the lease", begin_within, ReceiverStream::new(receiver), call).await?;
         let mut next = Instant::now() + interval;
         loop {
+            let silent = unanswered.front().map(|sent| *sent + silence_max);
+            let silence = async {
+                match silent {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 answer = answers.message() => {
                     let answer = answer?.ok_or_else(|| Error::unreachable("the stream of renewals ended"))?;
@@ -68,10 +80,8 @@ async fn renew(client: &Client, id: SessionId, ttl: Duration, lease: &watch::Sen
                     lease.send_modify(|lease| lease.renew(sent, ttl, Instant::now()));
                     lease.borrow().check(Instant::now())?;
                 }
+                () = silence => return Err(Error::silence(silence_max, "renew the lease")),
                 () = tokio::time::sleep_until(next.into()) => {
-                    if unanswered.len() >= UNANSWERED_MAX {
-                        return Err(Error::silence(interval * RENEWALS_PER_LEASE, "renew the lease"));
-                    }
                     next = Instant::now() + interval;
                     unanswered.push_back(Instant::now());
                     requests.try_send(renewal.clone()).map_err(queued)?;
@@ -81,9 +91,6 @@ async fn renew(client: &Client, id: SessionId, ttl: Duration, lease: &watch::Sen
     };
     let renewed: Result<std::convert::Infallible, Error> = renewed.await;
     let Err(error) = renewed;
-    let leader = error.metadata("leader_address");
-    if !error.is_answer() || leader.is_some() {
-        service.endpoints.failed(&address, leader, &service.known);
-    }
+    service.endpoints.heed(&address, &error, &service.known);
     error
 }

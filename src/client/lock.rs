@@ -23,7 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Client, Error, LockInfo, QueuePosition,
-    call::{attempt, lock_client},
+    call::{Service, TRY_TIMEOUT, attempt, lock_client},
     channels::Purpose,
     convert::{self, required},
     keep_alive::keep_alive,
@@ -38,9 +38,6 @@ use crate::{
 
 /// Locks asked for at once.
 const PAGE_SIZE: u32 = 1000;
-/// For one try at queueing to be taken up.
-const QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// How a session is opened.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
@@ -126,7 +123,7 @@ impl Session {
         loop {
             // Each time that it was in the queue, its patience with the connection begins anew.
             let mut queued = false;
-            let mut tries = Tries::until(self.inner.client.deadline());
+            let mut tries = Tries::among(self.inner.client.lock_service().known.len(), self.inner.client.deadline());
             let error = loop {
                 let asked = self.queue(path, mode, end, |position| {
                     queued = true;
@@ -176,7 +173,7 @@ impl Session {
         let asked = async {
             let mut client = lock_client(service.channels.get(&address, Purpose::Watch)?);
             let call = |request| async move { client.acquire_lock(request).await };
-            let mut events = attempt("acquire the lock", QUEUE_TIMEOUT, request, call).await?;
+            let mut events = attempt("acquire the lock", service.try_timeout, request, call).await?;
             // As long as it takes: the server counts the wait, and the session bounds it here.
             while let Some(message) = events.message().await? {
                 match required("event", message.event)? {
@@ -357,7 +354,10 @@ impl Client {
         };
         let request = pb::BreakLockRequest { path: path.to_string(), fencing_token: token.unwrap_or_default().0 };
         let call = |channel, request| async move { lock_client(channel).break_lock(request).await };
-        Ok(FencingToken(self.lock("break the lock", request, call).await?.fencing_token))
+        // It waits for the Directory on top.
+        let service = Service { try_timeout: TRY_TIMEOUT, ..self.lock_service() };
+        let answer = service.call("break the lock", self.deadline(), Purpose::Control, request, call).await?;
+        Ok(FencingToken(answer.fencing_token))
     }
 }
 

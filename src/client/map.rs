@@ -122,13 +122,19 @@ impl Endpoints {
     /// `address` has failed a call: unless it is the one to answer, another one is asked next.
     pub(super) fn heed(&self, address: &str, error: &Error, known: &[String]) {
         let leader = leader(error, known);
-        if !error.is_answer() || leader.is_some() || error.reason() == Reason::NotLeader {
+        // One that starts or stops, or that nobody follows any more, may not be the one to wait for.
+        let elsewhere = matches!(error.reason(), Reason::NotLeader | Reason::Unavailable | Reason::NoQuorum);
+        if !error.is_answer() || leader.is_some() || elsewhere {
             self.failed(address, leader, known);
         }
     }
 
-    /// `address` did not do; it may have said who would.
+    /// `address` did not do; it may have said who would. Somebody else may have found that out before.
     pub(super) fn failed(&self, address: &str, leader: Option<&str>, known: &[String]) {
+        let mut preferred = self.preferred.lock().unwrap_or_else(PoisonError::into_inner);
+        if preferred.as_ref().or(known.first()).is_some_and(|current| current != address) {
+            return;
+        }
         let next = match leader {
             Some(leader) if leader != address => Some(leader.to_owned()),
             _ => {
@@ -136,7 +142,7 @@ impl Endpoints {
                 known.get(at).or_else(|| known.first()).cloned()
             }
         };
-        *self.preferred.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        *preferred = next;
     }
 }
 
@@ -344,6 +350,15 @@ mod tests {
     }
 
     #[test]
+    fn who_failed_late_does_not_undo_what_others_have_found() {
+        let known = ["a:1".to_owned(), "b:1".to_owned(), "c:1".to_owned()];
+        let endpoints = Endpoints::default();
+        endpoints.failed("a:1", Some("c:1"), &known);
+        endpoints.failed("a:1", None, &known);
+        assert_eq!(endpoints.current(&known).as_deref(), Some("c:1"));
+    }
+
+    #[test]
     fn a_server_that_does_not_lead_is_left_for_the_leader_by_the_address_that_can_be_reached() {
         let known = ["a:1".to_owned(), "b:1".to_owned()];
         let failure = || Failure::new(Reason::NotLeader, "");
@@ -358,6 +373,8 @@ mod tests {
         assert_eq!(asked_next(names("b:1")), "b:1");
         assert_eq!(asked_next(names("c:1")), "localhost:2");
         assert_eq!(asked_next(failure().into()), "b:1", "nobody leads yet: the others may know more");
+        assert_eq!(asked_next(Failure::new(Reason::Unavailable, "stopping").into()), "b:1");
+        assert_eq!(asked_next(Failure::new(Reason::NoQuorum, "").into()), "b:1");
         assert_eq!(asked_next(Failure::new(Reason::EntryNotFound, "").into()), "a:1", "an answer is an answer");
     }
 }

@@ -1,11 +1,23 @@
-//! The nodes of the Directory's consensus group: who they are, and changing that.
+//! The nodes of a consensus group, the Directory's or the Lock service's: who they are, and changing that.
 
 use std::time::Duration;
 
-use tonic::transport::Channel;
+use tonic::{Request, Response, Status, transport::Channel};
 
-use super::{Client, Error};
+use super::{
+    Client, Error,
+    call::{Service, TRY_TIMEOUT},
+    channels::Purpose,
+};
 use crate::pb::{self, members_client::MembersClient};
+
+/// Whose group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GroupKind {
+    #[default]
+    Directory,
+    Lock,
+}
 
 /// A node of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,32 +42,46 @@ fn members_client(channel: Channel) -> MembersClient<Channel> {
 }
 
 impl Client {
-    /// The nodes of the Directory.
-    pub async fn members(&self) -> Result<Vec<Member>, Error> {
+    /// The nodes of a group.
+    pub async fn members(&self, of: GroupKind) -> Result<Vec<Member>, Error> {
         let call = |channel, request| async move { members_client(channel).list_members(request).await };
-        let answer = self.directory("list the members", pb::ListMembersRequest {}, call).await?;
+        let answer = self.ask_group(of, "list the members", pb::ListMembersRequest {}, call).await?;
         Ok(answer.members.into_iter().map(member).collect())
     }
 
     /// Waits until a node that has joined has caught up and votes.
-    pub async fn promote_member(&self, server: &str) -> Result<(), Error> {
+    pub async fn promote_member(&self, of: GroupKind, server: &str) -> Result<(), Error> {
         let request = pb::PromoteMemberRequest { server_id: server.to_owned() };
         let call = |channel, request| async move { members_client(channel).promote_member(request).await };
-        self.directory("promote a member", request, call).await.map(|_| ())
+        self.ask_group(of, "promote a member", request, call).await.map(|_| ())
     }
 
     /// Takes a node out of the group; it need not be alive.
-    pub async fn remove_member(&self, server: &str) -> Result<(), Error> {
+    pub async fn remove_member(&self, of: GroupKind, server: &str) -> Result<(), Error> {
         let request = pb::RemoveMemberRequest { server_id: server.to_owned() };
         let call = |channel, request| async move { members_client(channel).remove_member(request).await };
-        self.directory("remove a member", request, call).await.map(|_| ())
+        self.ask_group(of, "remove a member", request, call).await.map(|_| ())
     }
 
     /// Makes a voter the leader.
-    pub async fn transfer_leadership(&self, server: &str) -> Result<(), Error> {
+    pub async fn transfer_leadership(&self, of: GroupKind, server: &str) -> Result<(), Error> {
         let request = pb::TransferLeadershipRequest { server_id: server.to_owned() };
         let call = |channel, request| async move { members_client(channel).transfer_leadership(request).await };
-        self.directory("transfer the lead", request, call).await.map(|_| ())
+        self.ask_group(of, "transfer the lead", request, call).await.map(|_| ())
+    }
+
+    /// With the patience of a change of the members, which takes its time.
+    async fn ask_group<R, T, F, Fut>(&self, of: GroupKind, what: &str, request: R, call: F) -> Result<T, Error>
+    where
+        R: Clone,
+        F: Fn(Channel, Request<R>) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let service = match of {
+            GroupKind::Directory => self.directory_service(),
+            GroupKind::Lock => Service { try_timeout: TRY_TIMEOUT, ..self.lock_service() },
+        };
+        service.call(what, self.deadline(), Purpose::Control, request, call).await
     }
 }
 

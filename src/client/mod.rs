@@ -65,7 +65,7 @@ pub use self::{
     error::Error,
     health::{HealthPatience, NoHealth, Serving, ask_health},
     lock::{LockGuard, Session, SessionOptions},
-    members::Member,
+    members::{GroupKind, Member},
     model::{
         Change, ChangeKind, ClusterStatus, Entry, EntryKind, FileServerStatus, Health, HealthCheck, Listed, Located,
         LockHolder, LockInfo, LockWaiter, QueuePosition, Receipt, Servers, VersionInfo,
@@ -141,8 +141,12 @@ impl Client {
         }
         let channels = Arc::<Channels>::default();
         let directory_endpoints = Arc::<Endpoints>::default();
-        let directory =
-            Service { endpoints: &directory_endpoints, known: options.directory.clone(), channels: &channels };
+        let directory = Service {
+            endpoints: &directory_endpoints,
+            known: options.directory.clone(),
+            channels: &channels,
+            try_timeout: call::TRY_TIMEOUT,
+        };
         let timeout = options.timeout;
         let deadline = Instant::now() + timeout.min(CONNECT_TIMEOUT);
         let first = fetch_map(&directory, deadline).await?;

@@ -99,8 +99,8 @@ async fn register(
     if taken || directory.is_of_other_kind(&server, kind) {
         return Err(Rejected::ServerIdTaken { server }.into());
     }
-    let lock_services: Vec<ServerId> =
-        directory.cluster_map().lock_servers.into_iter().map(|known| known.server).collect();
+    let lock_servers = || directory.cluster_map().lock_servers.into_iter().map(|known| known.server);
+    let before: Vec<ServerId> = lock_servers().collect();
     if directory.leases().is_replaced(&server, store) && !directory.is_down(&server) {
         // The process with the old folder is gone, or this one could not use its name: no need to wait for its lease.
         directory.proposer.propose(Command::MarkDown { server: server.clone() }).await?;
@@ -108,7 +108,8 @@ async fn register(
     let (revision, _) = directory.proposer.propose(Command::RegisterServer { registration }).await?;
     let mut newest_token = FencingToken(0);
     if kind == ServerKind::Lock {
-        lock_services.iter().filter(|known| **known != server).for_each(|gone| directory.leases().forget(gone));
+        let after: BTreeSet<ServerId> = lock_servers().collect();
+        before.iter().filter(|known| !after.contains(known)).for_each(|gone| directory.leases().forget(gone));
         newest_token = directory.reader.read(|view| Ok(view.newest_token()?)).await?;
     }
     let stats = Stats {
@@ -117,6 +118,7 @@ async fn register(
         blob_count: request.blob_count,
         read_only_reason: String::new(),
         uploading: BTreeSet::new(),
+        leads: false,
     };
     directory.leases().registered(server.clone(), store, stats, clock::now(), Instant::now());
     tracing::info!(%server, ?kind, address = request.address, "a server has registered");
@@ -138,8 +140,11 @@ async fn status(directory: &Directory) -> Result<pb::GetClusterStatusResponse, F
     let (counts, settings) = directory.reader.read(|view| Ok((view.counts()?, view.settings().cloned()))).await?;
     let settings = settings.ok_or(Rejected::NotBootstrapped)?;
     let map = directory.cluster_map();
-    let facts =
-        health::Facts { initial_fileservers: settings.initial_fileservers, garbage_blobs: counts.garbage_blobs };
+    let facts = health::Facts {
+        initial_fileservers: settings.initial_fileservers,
+        garbage_blobs: counts.garbage_blobs,
+        lock_is_led: directory.leases().is_led(map.lock_servers.iter().map(|server| &server.server), Instant::now()),
+    };
     let mut checks = health::checks(&map, facts);
     let learners = directory.group.learners().into_iter();
     checks.extend(health::learning(learners.map(|node| (node.server, node.rejoined))));

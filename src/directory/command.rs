@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::types::{
-    BlobId, ClusterId, Epoch, Extent, FencingToken, GroupId, Inode, Path, Precondition, Revision, ServerId, StoreId,
-    Timestamp, Version, WriteId, WriteMode,
+    BlobId, ClusterId, Epoch, Extent, FencingToken, GroupId, Inode, LockServiceId, Path, Precondition, Revision,
+    ServerId, StoreId, Timestamp, Version, WriteId, WriteMode,
 };
 
 use super::model::Entry;
@@ -38,6 +38,8 @@ pub struct Registration {
     pub external_address: String,
     pub zone: String,
     pub software_version: String,
+    /// Of a node of a Lock service: which one it belongs to. `None`: a service of this node alone.
+    pub lock_service: Option<LockServiceId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

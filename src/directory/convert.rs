@@ -12,7 +12,7 @@ use crate::{
     convert::{blob_id, extents, path, precondition, required, server_id, store_id, timestamp, write_id, write_mode},
     pb,
     status::Failure,
-    types::{BLOB_LENGTH_MAX, BlobId, Epoch, FencingToken, GroupId, Inode, Version, WriteMode},
+    types::{BLOB_LENGTH_MAX, BlobId, Epoch, FencingToken, GroupId, Inode, LockServiceId, Version, WriteMode},
 };
 
 /// Commits in one call.
@@ -280,7 +280,19 @@ pub fn registration(request: &pb::RegisterServerRequest) -> Result<Registration,
         external_address,
         zone: text("zone", &request.zone)?,
         software_version: text("software_version", &request.software_version)?,
+        lock_service: lock_service(kind, &request.lock_service_id)?,
     })
+}
+
+fn lock_service(kind: ServerKind, id: &str) -> Result<Option<LockServiceId>, Failure> {
+    match (kind, id) {
+        (_, "") => Ok(None),
+        (ServerKind::Lock, id) => {
+            let malformed = |error| Failure::bad_argument("lock_service_id", format_args!("`{id}`: {error}"));
+            id.parse().map(Some).map_err(malformed)
+        }
+        _ => Err(Failure::bad_argument("lock_service_id", "only a node of a Lock service has one")),
+    }
 }
 
 /// `host:port`, so that whoever is told it can connect.

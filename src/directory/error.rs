@@ -63,7 +63,7 @@ pub enum Rejected {
     ServerNotFound { server: ServerId },
     #[error("server id {server} belongs to another data folder that the cluster still needs")]
     ServerIdTaken { server: ServerId },
-    #[error("{server} is the Lock service, and alive; there is no second one")]
+    #[error("{server} is of another Lock service, and alive; there is no second one: a new node joins with --join")]
     LockServiceTaken { server: ServerId },
     #[error("{server} is not a member of group {group}")]
     NotAMember { server: ServerId, group: GroupId },

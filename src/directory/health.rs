@@ -38,11 +38,14 @@ pub struct Facts {
     /// File servers without which no groups are made.
     pub initial_fileservers: u32,
     pub garbage_blobs: u64,
+    /// Whether a node of the Lock service says that it leads; `None` while that is not known.
+    pub lock_is_led: Option<bool>,
 }
 
 /// What wants attention, worst first.
 pub fn checks(map: &ClusterMap, facts: Facts) -> Vec<Check> {
-    let mut checks: Vec<Check> = [servers(map), groups(map), disks(map), lock(map), garbage(map, facts)].concat();
+    let mut checks: Vec<Check> =
+        [servers(map), groups(map), disks(map), lock(map, facts), garbage(map, facts)].concat();
     checks.extend(not_begun(map, facts));
     checks.sort_by_key(|check| std::cmp::Reverse(check.health));
     checks
@@ -186,17 +189,26 @@ fn disks(map: &ClusterMap) -> Vec<Check> {
     checks
 }
 
-fn lock(map: &ClusterMap) -> Vec<Check> {
+fn lock(map: &ClusterMap, facts: Facts) -> Vec<Check> {
+    let all = || map.lock_servers.iter();
+    let down = || all().filter(|server| server.state == ServerState::Down);
+    let (count, down_count) = (all().count(), down().count());
     let hint = "start dfs-lock; writes that name if_version, and appends, go on without it";
-    let problem = if map.lock_servers.is_empty() {
-        ("LOCK_MISSING", "no Lock service has registered: locks cannot be taken")
-    } else if map.lock_servers.iter().all(|server| server.state == ServerState::Down) {
-        ("LOCK_DOWN", "the Lock service is down: locks cannot be taken")
+    let (code, health, summary) = if count == 0 {
+        ("LOCK_MISSING", Health::Error, "no Lock service has registered: locks cannot be taken".to_owned())
+    } else if down_count == count {
+        ("LOCK_DOWN", Health::Error, "the Lock service is down: locks cannot be taken".to_owned())
+    } else if facts.lock_is_led == Some(false) {
+        let summary =
+            format!("no node of the Lock service leads, {down_count} of {count} are down: locks cannot be taken");
+        ("LOCK_WITHOUT_LEADER", Health::Error, summary)
+    } else if down_count > 0 {
+        ("LOCK_NODE_DOWN", Health::Warn, format!("{down_count} of {count} nodes of the Lock service are down"))
     } else {
         return Vec::new();
     };
-    let names = map.lock_servers.iter().map(|server| &server.server);
-    vec![check(problem.0, Health::Error, problem.1.to_owned(), hint, names)]
+    let subjects: Vec<_> = if down_count > 0 { down().collect() } else { all().collect() };
+    vec![check(code, health, summary, hint, subjects.iter().map(|server| &server.server))]
 }
 
 /// Garbage is nothing to worry about, unless those who should delete it are away.
@@ -216,7 +228,7 @@ mod tests {
     use super::*;
     use crate::types::{ClusterId, Epoch, GroupId, ServerId};
 
-    const FACTS: Facts = Facts { initial_fileservers: 3, garbage_blobs: 0 };
+    const FACTS: Facts = Facts { initial_fileservers: 3, garbage_blobs: 0, lock_is_led: Some(true) };
 
     fn id(name: &str) -> ServerId {
         name.parse().unwrap()
@@ -321,6 +333,22 @@ mod tests {
         expect_codes(&map, FACTS, &[("LOCK_DOWN", Health::Error)]);
         map.lock_servers.clear();
         expect_codes(&map, FACTS, &[("LOCK_MISSING", Health::Error)]);
+    }
+
+    #[test]
+    fn a_lock_service_of_several_nodes_is_missed_when_nobody_leads_it() {
+        let mut map = a_healthy_map();
+        map.lock_servers = ["lock-1", "lock-2", "lock-3"].map(a_server).to_vec();
+        expect_codes(&map, FACTS, &[]);
+        let unled = Facts { lock_is_led: Some(false), ..FACTS };
+        expect_codes(&map, unled, &[("LOCK_WITHOUT_LEADER", Health::Error)]);
+        expect_codes(&map, Facts { lock_is_led: None, ..FACTS }, &[]);
+        map.lock_servers[1].state = ServerState::Down;
+        expect_codes(&map, FACTS, &[("LOCK_NODE_DOWN", Health::Warn)]);
+        map.lock_servers[2].state = ServerState::Down;
+        expect_codes(&map, unled, &[("LOCK_WITHOUT_LEADER", Health::Error)]);
+        let check = checks(&map, unled).remove(0);
+        assert_eq!((check.subjects, check.summary.contains("2 of 3")), (vec!["lock-2".into(), "lock-3".into()], true));
     }
 
     #[test]

@@ -103,6 +103,7 @@ impl Connection {
             blob_count: beat.blob_count,
             read_only_reason: convert::remark(&beat.read_only_reason),
             uploading: convert::uploading_groups(&beat.uploading_groups)?,
+            leads: beat.leads,
         };
         let seen = self.directory.time();
         match self.directory.leases().heard(&self.server, self.store, stats, seen, Instant::now()) {

@@ -34,6 +34,8 @@ pub struct Stats {
     pub read_only_reason: String,
     /// Groups that it leads and in which a write has been under way for a while.
     pub uploading: BTreeSet<GroupId>,
+    /// Of a node of the Lock service: whether it leads.
+    pub leads: bool,
 }
 
 /// What is remembered about one server.
@@ -44,6 +46,8 @@ struct Known {
     /// `None`: not since the Directory started.
     last_seen: Option<Timestamp>,
     expires: Instant,
+    /// Whether it has beaten since it registered, or since this Directory leads.
+    beats: bool,
     /// Since when every beat has said that its store takes writes.
     writable_since: Option<Instant>,
     /// Open heartbeat streams: more than one while a server connects again before its old connection is noticed dead.
@@ -82,7 +86,8 @@ impl Table {
 
     fn insert(&mut self, server: ServerId, store: StoreId, stats: Stats, seen: Option<Timestamp>, now: Instant) {
         let streams = self.servers.get(&server).filter(|known| known.store == store).map_or(0, |known| known.streams);
-        let known = Known { store, stats, last_seen: seen, expires: now + LEASE, writable_since: None, streams };
+        let expires = now + LEASE;
+        let known = Known { store, stats, last_seen: seen, expires, beats: false, writable_since: None, streams };
         self.servers.insert(server, known);
     }
 
@@ -104,6 +109,7 @@ impl Table {
                 let writable = stats.read_only_reason.is_empty();
                 known.writable_since = writable.then(|| known.writable_since.unwrap_or(now));
                 known.stats = stats;
+                known.beats = true;
                 known.last_seen = Some(seen);
                 Beat::Counted
             }
@@ -149,6 +155,17 @@ impl Table {
     /// Groups in which writes have been under way for a while.
     pub fn uploading(&self) -> BTreeSet<GroupId> {
         self.servers.values().flat_map(|known| known.stats.uploading.iter().copied()).collect()
+    }
+
+    /// Whether one of these has said that it leads; `None` while one that is alive has not yet said anything.
+    pub fn is_led<'a>(&self, servers: impl Iterator<Item = &'a ServerId>, now: Instant) -> Option<bool> {
+        let alive = servers.filter_map(|server| self.servers.get(server)).filter(|known| known.expires > now);
+        let (mut led, mut all_heard) = (false, true);
+        for known in alive {
+            led |= known.stats.leads;
+            all_heard &= known.beats;
+        }
+        (led || all_heard).then_some(led)
     }
 
     /// Fills in what the server last said about itself. That its store takes no writes holds until the Directory believes

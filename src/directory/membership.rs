@@ -97,7 +97,7 @@ pub(super) fn register(tables: &mut Tables, registration: &Registration) -> Resu
         check_replaceable(tables, registration)?;
     }
     if registration.kind == ServerKind::Lock {
-        replace_lock_service(tables, server)?;
+        replace_lock_service(tables, registration)?;
     }
     tables.servers.put(key, &record)?;
     tables.state.map_version += 1;
@@ -124,11 +124,13 @@ fn check_replaceable(tables: &Tables, registration: &Registration) -> Result<(),
     if alive || needed { Err(Rejected::ServerIdTaken { server: server.clone() }.into()) } else { Ok(()) }
 }
 
-/// There is one Lock service, for two would both grant the same lock. One that is down gives its place to whoever registers,
-/// and must register again itself when it comes back.
-fn replace_lock_service(tables: &mut Tables, server: &ServerId) -> Result<(), Error> {
+/// There is one Lock service, for two would both grant the same lock. Its nodes register under its id. A service of which
+/// every node is down gives its place to whoever registers, and must register again itself when it comes back.
+fn replace_lock_service(tables: &mut Tables, registration: &Registration) -> Result<(), Error> {
     let mut others = all_servers(tables, ServerKind::Lock)?;
-    others.retain(|record| record.registration.server != *server);
+    let service = |of: &Registration| of.lock_service;
+    others.retain(|record| record.registration.server != registration.server);
+    others.retain(|record| service(registration).is_none() || service(&record.registration) != service(registration));
     if let Some(alive) = others.iter().find(|record| !record.down) {
         return Err(Rejected::LockServiceTaken { server: alive.registration.server.clone() }.into());
     }

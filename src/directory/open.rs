@@ -74,7 +74,7 @@ pub async fn open(options: &DirectoryOptions, address: SocketAddr) -> anyhow::Re
     let group_options = raft::Options {
         service: KIND,
         folder: data.path().join(LOG_FOLDER),
-        node: node_id(data.store_id()),
+        node: raft::node_of(data.store_id()),
         me: raft::Node {
             server: server.server.to_string(),
             address: server.address.clone(),
@@ -86,12 +86,6 @@ pub async fn open(options: &DirectoryOptions, address: SocketAddr) -> anyhow::Re
     };
     let group = Group::start(group_options, database.store().clone(), machine.clone()).await?;
     Ok((Node { group, machine, counts: driver::Counts::default(), database, settings, joins, server }, data))
-}
-
-/// Drawn with the folder.
-fn node_id(store: StoreId) -> NodeId {
-    let bytes = store.as_bytes();
-    bytes.iter().take(8).fold(0, |id, byte| (id << 8) | u64::from(*byte))
 }
 
 /// What begins when a node comes to lead; ends with `lost` or `stop`.
@@ -203,5 +197,6 @@ pub fn registration(node: NodeId, at: &raft::Node) -> anyhow::Result<Registratio
         external_address: at.external_address.clone(),
         zone: String::new(),
         software_version: env!("CARGO_PKG_VERSION").to_owned(),
+        lock_service: None,
     })
 }

@@ -60,6 +60,7 @@ pub async fn register(node: &Node, presence: &Presence) -> Result<pb::RegisterSe
         disk_used_bytes: status.disk_used_bytes,
         disk_total_bytes: status.disk_total_bytes,
         blob_count: status.blob_count,
+        ..Default::default()
     };
     let mut said = String::new();
     loop {
@@ -178,6 +179,7 @@ fn next_beat(node: &Node, confirmed: &mut mpsc::Receiver<BlobId>) -> pb::Heartbe
         deleted_blobs: deleted.map(|blob| blob.to_string()).collect(),
         read_only_reason: status.read_only.unwrap_or_default(),
         uploading_groups: node.in_flight.lasting(UPLOAD, Instant::now()).into_iter().map(|group| group.0).collect(),
+        ..Default::default()
     }
 }
 

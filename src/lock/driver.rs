@@ -1,16 +1,20 @@
-//! The one task that changes the lock state: takes what is in the mailbox, applies it, makes it durable, tells everybody.
+//! The one task that changes the lock state while this node leads: takes what is in the mailbox, decides, has the rows that
+//! come of it committed, tells everybody.
 //!
-//! What is queued is decided in one turn and committed in one transaction: nobody is answered, granted or moved up before it
-//! is on stable storage. A commit that fails ends the service: memory and disk may differ from then on, and a restart
-//! goes on from the disk.
+//! What is queued is decided in one turn and committed as one entry of the log: nobody is answered, granted or moved up
+//! before that is on stable storage on a majority and applied here. What needs no entry, such as a renewal, is answered after
+//! making sure that this node still leads. An entry that may not have been taken ends the driver, for its state is ahead of the
+//! tables then: whoever leads next, this node or another, makes a driver anew from the tables. So what a deposed leader
+//! has decided is never told.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, atomic::Ordering},
+    future::Future,
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Context;
+use bytes::Bytes;
 use tokio::{
     sync::mpsc,
     time::{Instant as TokioInstant, sleep_until},
@@ -21,15 +25,18 @@ use crate::{
     lock::{
         clock::{RunningClock, TICK},
         command::{Command, Effect, Key, Outcome},
+        entry::Entry,
         error::Error,
         fan_out::{Claim, FanOut},
         fence::{Directories, Fences},
-        handle::{Handle, MAILBOX, Progress, Published, Read, Reply, Request, Sighting, Wait},
+        handle::{End, Handle, MAILBOX, Progress, Read, Reply, Request, Sighting, Wait},
+        machine::Verdict,
         session::Leases,
         state::{LockView, Standing, State},
-        tables::{Store, rows},
+        tables::rows,
     },
-    types::{FencingToken, Path, Revision, Timestamp},
+    raft::{self, Answer as Applied, Group},
+    types::{FencingToken, LeadId, Path, Revision, Timestamp},
 };
 
 /// Sessions and forsaken places that one turn ends at most: the rest is due in the next.
@@ -37,11 +44,39 @@ const ENDED_AT_ONCE: usize = 256;
 /// However busy it is, leases are looked at so often.
 const SWEEP_LATEST: Duration = Duration::from_secs(1);
 
-pub(super) struct Driver {
+/// The log, as the driver needs it.
+pub(super) trait Log: Send + Sync + 'static {
+    /// Answers with a [`Verdict`] once it is committed and applied here.
+    fn propose(&self, entry: Bytes) -> impl Future<Output = Result<Applied, raft::Error>> + Send;
+
+    fn confirm_lead(&self) -> impl Future<Output = Result<(), raft::Error>> + Send;
+}
+
+impl Log for Group {
+    async fn propose(&self, entry: Bytes) -> Result<Applied, raft::Error> {
+        Group::propose(self, entry).await
+    }
+
+    async fn confirm_lead(&self) -> Result<(), raft::Error> {
+        Group::confirm_lead(self).await
+    }
+}
+
+/// Why a driver has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Nobody asks any more.
+    Stopped,
+    /// Its decisions count no more, or it is not known whether the last ones do.
+    Deposed,
+}
+
+pub(super) struct Driver<L> {
+    /// Ahead of the tables while an entry is under way.
     state: State,
-    store: Arc<Store>,
+    log: Arc<L>,
+    lead: LeadId,
     requests: mpsc::Receiver<Request>,
-    published: Arc<Published>,
     leases: Leases,
     fan_out: FanOut,
     fences: Fences,
@@ -54,7 +89,7 @@ pub(super) struct Driver {
     swept: Duration,
 }
 
-/// What one turn has decided and not yet made durable or told.
+/// What one turn has decided, and what is neither committed nor told yet.
 #[derive(Default)]
 struct Batch {
     changed: BTreeSet<Key>,
@@ -64,22 +99,34 @@ struct Batch {
 
 /// What a request is answered after the commit, from the state as it is then.
 enum Answer {
+    Renewed { result: Result<Duration, Error>, reply: Reply<Duration> },
     Outcome { result: Result<Outcome, Error>, reply: Reply<Outcome> },
     Acquire { claim: Claim, fresh: Result<bool, Error>, reply: Reply<Wait> },
     Break { path: Path, result: Result<Outcome, Error>, reply: Reply<FencingToken> },
     Read(Read),
 }
 
-impl Driver {
-    /// Takes up the leases and the fences of a state read from disk.
-    pub fn new(state: State, store: Store, directories: Arc<Directories>) -> (Self, Handle) {
+impl Answer {
+    fn refuse(self, error: Error) {
+        match self {
+            Self::Renewed { reply, .. } => hand(reply, Err(error)),
+            Self::Outcome { reply, .. } => hand(reply, Err(error)),
+            Self::Acquire { reply, .. } => hand(reply, Err(error)),
+            Self::Break { reply, .. } => hand(reply, Err(error)),
+            Self::Read(read) => read.refuse(error),
+        }
+    }
+}
+
+impl<L: Log> Driver<L> {
+    /// For a lead that has begun. Takes up the leases, each at its full length, and the fences of the state that the tables hold.
+    pub fn new(state: State, log: Arc<L>, lead: LeadId, directories: Arc<Directories>, end: End) -> (Self, Handle) {
         let (sender, requests) = mpsc::channel(MAILBOX);
-        let published = Arc::new(Published::default());
         let mut driver = Self {
             fan_out: FanOut::after_restart(&state, Duration::ZERO),
-            store: Arc::new(store),
+            log,
+            lead,
             requests,
-            published: published.clone(),
             leases: Leases::default(),
             fences: Fences::new(directories),
             breaks: HashMap::new(),
@@ -92,19 +139,33 @@ impl Driver {
         for effect in driver.state.resume() {
             driver.carry_out(effect);
         }
-        driver.publish();
-        (driver, Handle::new(sender, published))
+        (driver, Handle::new(sender, Arc::new(end)))
     }
 
-    /// Until `shutdown`, or until the disk fails.
-    pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
+    /// Until `served`, or until the lead is `lost`: then whoever still waits is told.
+    pub async fn run(mut self, lost: CancellationToken, served: CancellationToken) -> Ended {
+        let ended = self.take_turns(&lost, &served).await;
+        if ended == Ended::Deposed {
+            self.requests.close();
+            while let Some(request) = self.requests.recv().await {
+                request.refuse(Error::Group(raft::Error::NotLeader { leader: None }));
+            }
+            for reply in std::mem::take(&mut self.breaks).into_values().flatten() {
+                hand(reply, Err(Error::Group(raft::Error::LeadLost { leader: None })));
+            }
+        }
+        ended
+    }
+
+    async fn take_turns(&mut self, lost: &CancellationToken, served: &CancellationToken) -> Ended {
         let mut requests = Vec::with_capacity(MAILBOX);
         loop {
             let mut commands = Vec::new();
             let wake = self.wake_at();
             tokio::select! {
-                () = shutdown.cancelled() => return Ok(()),
-                received = self.requests.recv_many(&mut requests, MAILBOX) => if received == 0 { return Ok(()) },
+                () = lost.cancelled() => return Ended::Deposed,
+                () = served.cancelled() => return Ended::Stopped,
+                received = self.requests.recv_many(&mut requests, MAILBOX) => if received == 0 { return Ended::Stopped },
                 (path, token) = self.fences.next_raised() => commands.push(Command::FenceRaised { path, token }),
                 gone = self.fan_out.next_gone() => self.fan_out.drop_gone(gone, &self.state, self.now),
                 () = sleep_until(wake) => {}
@@ -114,7 +175,23 @@ impl Driver {
             {
                 requests.push(request);
             }
-            self.turn(commands, &mut requests).await.context("the lock tables")?;
+            let batch = self.decide_all(commands, &mut requests);
+            let is_ahead = !batch.changed.is_empty();
+            let settled = tokio::select! {
+                settled = settle(&*self.log, self.entries(&batch), !batch.answers.is_empty()) => settled,
+                () = lost.cancelled() => Err(raft::Error::LeadLost { leader: None }),
+            };
+            match settled {
+                Ok(()) => self.tell(batch),
+                Err(error) => {
+                    for answer in batch.answers {
+                        answer.refuse(Error::Group(error.clone()));
+                    }
+                    if is_ahead {
+                        return Ended::Deposed;
+                    }
+                }
+            }
         }
     }
 
@@ -125,7 +202,7 @@ impl Driver {
         TokioInstant::now() + pause
     }
 
-    async fn turn(&mut self, commands: Vec<Command>, requests: &mut Vec<Request>) -> anyhow::Result<()> {
+    fn decide_all(&mut self, commands: Vec<Command>, requests: &mut Vec<Request>) -> Batch {
         let reading = self.clock.observe(self.started.elapsed());
         self.now = reading.now;
         if !reading.stalled.is_zero() {
@@ -147,9 +224,7 @@ impl Driver {
         for request in requests.drain(..) {
             self.decide(request, &mut batch);
         }
-        self.commit(&batch.changed).await?;
-        self.tell(batch);
-        Ok(())
+        batch
     }
 
     /// Ends what time has ended.
@@ -191,7 +266,7 @@ impl Driver {
         let answer = match request {
             Request::Renew { session, reply } => {
                 let renewed = self.leases.renew(session, self.now);
-                return hand(reply, renewed.ok_or_else(|| self.state.missing(session)));
+                Answer::Renewed { result: renewed.ok_or_else(|| self.state.missing(session)), reply }
             }
             Request::Propose { command, reply } => Answer::Outcome { result: self.apply(&command, batch), reply },
             Request::Acquire { session, path, mode, if_held, reply } => {
@@ -218,24 +293,15 @@ impl Driver {
         batch.answers.push(answer);
     }
 
-    async fn commit(&mut self, changed: &BTreeSet<Key>) -> anyhow::Result<()> {
-        if changed.is_empty() {
-            return Ok(());
+    /// What is to be committed of what was decided.
+    fn entries(&self, batch: &Batch) -> Vec<Entry> {
+        if batch.changed.is_empty() {
+            return Vec::new();
         }
-        let (rows, store) = (rows(&self.state, changed), self.store.clone());
-        tokio::task::spawn_blocking(move || store.write(&rows)).await??;
-        self.publish();
-        Ok(())
+        Entry::of_rows(self.lead, rows(&self.state, &batch.changed))
     }
 
-    fn publish(&self) {
-        self.published.revision.store(self.state.revision().0, Ordering::Release);
-        if let Some(membership) = self.state.membership() {
-            self.published.cluster.get_or_init(|| membership.cluster);
-        }
-    }
-
-    /// What was decided is on stable storage: carries it out, then answers.
+    /// What was decided is committed: carries it out, then answers.
     fn tell(&mut self, batch: Batch) {
         let mut moved: BTreeMap<Path, usize> = BTreeMap::new();
         for effect in batch.effects {
@@ -279,6 +345,7 @@ impl Driver {
 
     fn answer(&mut self, answer: Answer) {
         match answer {
+            Answer::Renewed { result, reply } => hand(reply, result),
             Answer::Outcome { result, reply } => hand(reply, result),
             Answer::Acquire { claim, fresh, reply } => {
                 let wait = fresh.and_then(|fresh| self.wait(claim, fresh));
@@ -329,6 +396,22 @@ impl Driver {
         let leases = view.holders.iter().map(|holder| self.leases.remaining(holder.session, self.now)).collect();
         Sighting { view, leases, time: wall_clock() }
     }
+}
+
+/// Has the entries committed. Where there are none, but something is to be told: makes sure that it is not out of date.
+async fn settle(log: &impl Log, entries: Vec<Entry>, is_told: bool) -> Result<(), raft::Error> {
+    if entries.is_empty() && is_told {
+        return log.confirm_lead().await;
+    }
+    for entry in entries {
+        let answer = log.propose(entry.encode()).await?;
+        match answer.downcast_ref() {
+            Some(Verdict::Counted) => {}
+            Some(Verdict::Outdated) => return Err(raft::Error::NotLeader { leader: None }),
+            None => return Err(raft::Error::Ended),
+        }
+    }
+    Ok(())
 }
 
 /// Whoever asked may be gone; then nobody is told.

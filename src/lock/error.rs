@@ -1,6 +1,9 @@
 //! What can go wrong, in the Lock service's words. `status::lock` says what each is on the wire.
 
-use crate::types::{FencingToken, LockMode, Path, SessionId};
+use crate::{
+    raft,
+    types::{FencingToken, LockMode, Path, SessionId},
+};
 
 /// Why a request was refused. A refused command has changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,4 +50,8 @@ pub enum Error {
     TokensUsedUp,
     #[error("the page token is not one that was handed out")]
     BadPageToken,
+    #[error("this node of the Lock service is starting")]
+    Starting,
+    #[error(transparent)]
+    Group(#[from] raft::Error),
 }

@@ -1,9 +1,11 @@
 //! How handlers reach the driver: a bounded mailbox, and an answer that comes once the change is on stable storage.
+//!
+//! A handle is good for one lead. When that is over, whoever still waits is told, and no later answer comes.
 
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -12,15 +14,16 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     lock::{
         command::{Command, Grant, IfHeld, Membership, Outcome, Ticket},
         error::Error,
-        metrics::Counts,
         state::LockView,
     },
-    types::{ClusterId, FencingToken, LockMode, Path, Revision, SessionId, Timestamp},
+    raft,
+    types::{FencingToken, LockMode, Path, Revision, SessionId, Timestamp},
 };
 
 /// Requests that wait for the driver at most; who comes later waits before the mailbox.
@@ -63,6 +66,20 @@ pub(super) enum Request {
     Read(Read),
 }
 
+impl Request {
+    /// Nothing was done for it.
+    pub fn refuse(self, error: Error) {
+        // Whoever asked may be gone; then nobody is told.
+        match self {
+            Self::Propose { reply, .. } | Self::GiveUp { reply, .. } => drop(reply.send(Err(error))),
+            Self::Renew { reply, .. } => drop(reply.send(Err(error))),
+            Self::Acquire { reply, .. } => drop(reply.send(Err(error))),
+            Self::Break { reply, .. } => drop(reply.send(Err(error))),
+            Self::Read(read) => read.refuse(error),
+        }
+    }
+}
+
 /// Answered from what is committed, after what stood before it in the mailbox.
 pub(super) enum Read {
     View {
@@ -80,6 +97,16 @@ pub(super) enum Read {
         path: Path,
         reply: Reply<watch::Receiver<Revision>>,
     },
+}
+
+impl Read {
+    pub fn refuse(self, error: Error) {
+        match self {
+            Self::View { reply, .. } => drop(reply.send(Err(error))),
+            Self::List { reply, .. } => drop(reply.send(Err(error))),
+            Self::Watch { reply, .. } => drop(reply.send(Err(error))),
+        }
+    }
 }
 
 /// A lock as it was at a moment.
@@ -119,34 +146,68 @@ impl Wait {
     }
 }
 
-/// What every answer's header says.
+/// The end of a handle's time.
 #[derive(Debug, Default)]
-pub(super) struct Published {
-    pub revision: AtomicU64,
-    pub cluster: OnceLock<ClusterId>,
+pub(super) struct End {
+    /// Streams end with it.
+    over: CancellationToken,
+    lead_lost: OnceLock<()>,
+}
+
+impl End {
+    /// It comes with that of `parent`.
+    pub fn with(parent: &CancellationToken) -> Self {
+        Self { over: parent.child_token(), lead_lost: OnceLock::new() }
+    }
+
+    /// Another node leads now.
+    pub fn lose_lead(&self) {
+        self.lead_lost.get_or_init(|| ());
+        self.over.cancel();
+    }
 }
 
 /// A handler's end of the mailbox.
 #[derive(Clone)]
 pub struct Handle {
     requests: mpsc::Sender<Request>,
-    published: Arc<Published>,
-    pub counts: Counts,
+    end: Arc<End>,
 }
 
 impl Handle {
-    pub(super) fn new(requests: mpsc::Sender<Request>, published: Arc<Published>) -> Self {
-        Self { requests, published, counts: Counts::default() }
+    pub(super) fn new(requests: mpsc::Sender<Request>, end: Arc<End>) -> Self {
+        Self { requests, end }
     }
 
-    /// Of the last committed change.
-    pub fn revision(&self) -> Revision {
-        Revision(self.published.revision.load(Ordering::Acquire))
+    pub(super) fn end(&self) -> Arc<End> {
+        self.end.clone()
     }
 
-    /// `None` before the Directory was reached for the first time.
-    pub fn cluster(&self) -> Option<ClusterId> {
-        self.published.cluster.get().copied()
+    /// Whether both are of the same lead.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.requests.same_channel(&other.requests)
+    }
+
+    /// Completes when calls that go on must end, with why.
+    pub async fn over(&self) -> Error {
+        self.end.over.cancelled().await;
+        self.refusal()
+    }
+
+    /// Why nothing is taken any more.
+    pub fn refusal(&self) -> Error {
+        match self.end.lead_lost.get() {
+            Some(()) => Error::Group(raft::Error::NotLeader { leader: None }),
+            None => Error::Stopping,
+        }
+    }
+
+    /// What was taken was never answered.
+    fn silence(&self) -> Error {
+        match self.end.lead_lost.get() {
+            Some(()) => Error::Group(raft::Error::LeadLost { leader: None }),
+            None => Error::Stopping,
+        }
     }
 
     /// `newest`: the newest token that the Directory has seen.
@@ -210,7 +271,7 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.send(Request::Break { path, token, reply }).await?;
         match timeout(FENCE_DEADLINE, answer).await {
-            Ok(answer) => answer.unwrap_or(Err(Error::Stopping)),
+            Ok(answer) => answer.unwrap_or_else(|_| Err(self.silence())),
             Err(_) => Err(pending),
         }
     }
@@ -232,14 +293,14 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.send(request(reply)).await?;
         match timeout(DEADLINE, answer).await {
-            Ok(answer) => answer.unwrap_or(Err(Error::Stopping)),
+            Ok(answer) => answer.unwrap_or_else(|_| Err(self.silence())),
             Err(_) => Err(Error::TooBusy),
         }
     }
 
     async fn send(&self, request: Request) -> Result<(), Error> {
         match timeout(DEADLINE, self.requests.send(request)).await {
-            Ok(sent) => sent.map_err(|_| Error::Stopping),
+            Ok(sent) => sent.map_err(|_| self.refusal()),
             Err(_) => Err(Error::TooBusy),
         }
     }

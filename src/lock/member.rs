@@ -1,19 +1,21 @@
-//! Belonging to a cluster: the Lock service registers with the Directory, and beats so that clients find it in the cluster map.
+//! Belonging to a cluster: each node registers with the Directory, and beats so that clients find it in the cluster map.
 //!
-//! The first registration brings the key that tokens are sealed with; it is stored, so that later starts need no Directory.
-//! Nothing else hangs on this: a Directory that is away costs a place in the map, and delays grants behind a fence.
+//! Nodes of one Lock service register under its id, and the Directory takes no other service's while one of them lives. The
+//! first registration of the node that leads brings the key that tokens are sealed with; it is stored, so that later
+//! starts need no Directory. A node registers anew when it begins to lead: then what the Directory has seen of
+//! tokens counts for it. Nothing else hangs on this: a Directory that is away costs a place in the map, and delays
+//! grants behind a fence.
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::Channel};
-use tonic_health::ServingStatus;
 
 use crate::{
     convert,
@@ -23,9 +25,11 @@ use crate::{
         error::Error,
         fence::{Directories, pause, worth_a_word},
         handle::Handle,
+        machine::Progress,
+        part::Door,
     },
     pb::{self, cluster_client::ClusterClient},
-    serve::Readiness,
+    raft::{Group, GroupUid, Role},
     status::{Failure, Reason},
     types::{FencingToken, ServerId},
 };
@@ -38,10 +42,11 @@ const BEAT_MAX: Duration = Duration::from_secs(10);
 const SILENT_BEATS_MAX: u32 = 6;
 
 pub(super) struct Member {
-    pub handle: Handle,
+    pub group: Arc<Group>,
+    pub progress: watch::Receiver<Progress>,
+    pub door: Door,
     pub directories: Arc<Directories>,
     pub folder: DataDir,
-    pub readiness: Readiness,
     pub server: ServerId,
     /// For servers of the cluster, and for clients outside of its network.
     pub address: String,
@@ -61,16 +66,19 @@ impl Member {
     pub async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut failures = 0;
         loop {
+            // Under which lead it registers, if any.
+            let lead = self.door.enter().ok();
             let failure = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 admission = self.register() => match admission {
                     Err(failure) => failure,
-                    Ok(admission) => match self.join(&admission).await? {
+                    Ok(admission) => match self.join(&admission, lead.as_ref()).await? {
                         Some(failure) => failure,
                         None => {
                             failures = 0;
                             tokio::select! {
                                 () = shutdown.cancelled() => return Ok(()),
+                                _ = self.door.next_lead(lead.as_ref()) => continue,
                                 failure = self.beat(admission.beat) => failure,
                             }
                         }
@@ -93,7 +101,13 @@ impl Member {
         channel.map(ClusterClient::new).ok_or_else(|| Failure::new(Reason::Unavailable, "no address of the Directory"))
     }
 
+    /// A node that no group has taken in yet waits until one has.
     async fn register(&self) -> Result<Admission, Failure> {
+        let mut role = self.group.role();
+        let taken_in = role.wait_for(|role| !matches!(role, Role::Other { leader: None })).await.is_ok();
+        let service = self.group.uid().filter(|uid| taken_in && *uid != GroupUid::NONE);
+        let service =
+            service.ok_or_else(|| Failure::new(Reason::Unavailable, "no Lock service has taken this node in"))?;
         let request = pb::RegisterServerRequest {
             kind: pb::ServerKind::Lock.into(),
             server_id: self.server.to_string(),
@@ -102,6 +116,7 @@ impl Member {
             address: self.address.clone(),
             external_address: self.external_address.clone(),
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
+            lock_service_id: service.to_string(),
             ..Default::default()
         };
         let mut client = self.client()?;
@@ -114,19 +129,25 @@ impl Member {
         Ok(Admission { membership, newest: FencingToken(response.newest_fencing_token), beat })
     }
 
-    /// Stores what the Directory said, and is ready; or says why not yet. A contradiction to what is stored ends the service:
-    /// its sessions and tokens mean nothing to another cluster.
-    async fn join(&mut self, admission: &Admission) -> anyhow::Result<Option<Failure>> {
+    /// Takes up what the Directory said, by the lead if this node has it; or says why not yet. A contradiction to what is
+    /// stored ends the node: its sessions and tokens mean nothing to another cluster.
+    async fn join(&mut self, admission: &Admission, lead: Option<&Handle>) -> anyhow::Result<Option<Failure>> {
         let Admission { membership, newest, .. } = *admission;
         // Once in a life, and nobody waits for it: the sync may block this thread.
         self.folder.set_cluster_id(membership.cluster).context("join the Directory's cluster")?;
-        match self.handle.join(membership, newest).await {
-            Ok(()) => {}
-            Err(Error::OtherCluster) => anyhow::bail!("the Directory's lock key is not the one in the data folder"),
-            Err(error) => return Ok(Some(error.into())),
+        if self.progress.borrow().membership.is_some_and(|known| known != membership) {
+            anyhow::bail!("the Directory's lock key is not the one in the data folder");
         }
-        self.readiness.set(ServingStatus::Serving).await;
-        tracing::info!(cluster = %membership.cluster, "registered with the Directory");
+        match lead.map(|lead| lead.join(membership, newest)) {
+            None => {}
+            Some(joining) => match joining.await {
+                Ok(()) => {}
+                Err(Error::OtherCluster) => anyhow::bail!("the Directory's lock key is not the one in the data folder"),
+                // The lead is lost, or this node stops: nothing that the Directory has to do with.
+                Err(error) => return Ok(Some(Failure::new(Reason::Unavailable, error))),
+            },
+        }
+        tracing::info!(cluster = %membership.cluster, leads = lead.is_some(), "registered with the Directory");
         Ok(None)
     }
 
@@ -141,13 +162,14 @@ impl Member {
     async fn beat_on(&self, every: Duration) -> Result<(), Failure> {
         let mut client = self.client()?;
         let (beats, outgoing) = mpsc::channel(1);
-        let beat = pb::HeartbeatRequest {
+        let beat = || pb::HeartbeatRequest {
             server_id: self.server.to_string(),
             store_id: self.folder.store_id().to_string(),
+            leads: matches!(*self.group.role().borrow(), Role::Leader { .. }),
             ..Default::default()
         };
         // The first beat lies ready: a server may want to see it before it answers the call.
-        let sent = beats.try_send(beat.clone());
+        let sent = beats.try_send(beat());
         sent.map_err(|_| Failure::new(Reason::Internal, "the first heartbeat finds no room"))?;
         let mut answers = in_time(client.heartbeat(ReceiverStream::new(outgoing))).await?.into_inner();
         let mut ticks = interval(every);
@@ -165,7 +187,7 @@ impl Member {
                         return Err(Failure::new(Reason::Unavailable, "the Directory does not answer heartbeats"));
                     }
                     // A beat that still waits says the same as the next one would.
-                    drop(beats.try_send(beat.clone()));
+                    drop(beats.try_send(beat()));
                 }
             }
         }

@@ -4,9 +4,10 @@
 //! lock passes on because its holder expired or was broken, the Directory is first told to refuse older tokens, and only then
 //! is anybody granted. A clean release costs nothing extra.
 //!
-//! [`state`] decides, in memory and without a clock; [`driver`] feeds it, writes through to [`tables`] what it changed, and
-//! then tells whoever waits. Everything acknowledged survives a restart but the leases' remaining time: every session
-//! starts with a fresh lease. The modules, in reading order:
+//! Several nodes make up one Lock service; of them one leads and answers. [`state`] decides, in memory and without a clock;
+//! [`driver`] feeds it while this node leads, has the rows that come of it committed by the group ([`entry`], [`machine`]),
+//! and then tells whoever waits. Everything acknowledged survives a restart and a change of the leader but the leases'
+//! remaining time: then every session gets a fresh lease. The modules, in reading order:
 
 pub mod command;
 pub mod error;
@@ -18,6 +19,9 @@ pub mod session;
 pub mod clock;
 
 mod tables;
+
+mod entry;
+mod machine;
 
 mod handle;
 
@@ -35,75 +39,88 @@ mod member;
 
 mod metrics;
 
+mod open;
+mod part;
+
 use std::sync::Arc;
 
 use anyhow::Context;
+use futures::FutureExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 
-use crate::{config::LockOptions, durable::DataDir, pb::lock_server::LockServer, serve::Services};
+use crate::{
+    config::LockOptions,
+    pb::{lock_server::LockServer, members_server::MembersServer, raft_server::RaftServer},
+    raft::{self, Gate, MembersService, RaftService},
+    serve::Services,
+};
 
-use driver::Driver;
 use fence::Directories;
 use member::Member;
+use part::{Door, Part};
 use service::Service;
-use tables::Store;
 
-/// Serves until `shutdown`.
+/// Serves until `shutdown`. Blocks nobody meanwhile: health is answered from the beginning, everything else once this node
+/// knows its part.
 ///
-/// Not ready before the Directory has been reached once in the life of the data folder; then without it too.
+/// Not ready before the Directory has been reached once in the life of the service; then without it too.
 pub async fn run(options: LockOptions, listener: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
     let address = listener.local_addr().context("the address listened on")?;
-    let data = options.common.data.clone();
-    let opened = tokio::task::spawn_blocking(move || {
-        let folder = DataDir::open(&data, "lock")?;
-        let (store, state) = Store::open(&data)?;
-        anyhow::Ok((folder, store, state))
-    });
-    let (folder, store, state) = opened.await?.with_context(|| format!("open {}", options.common.data.display()))?;
     let directories = Arc::new(Directories::new(&options.directory).context("the Directory's address")?);
-    let joined = state.membership().is_some();
-    tracing::info!(%address, revision = %state.revision(), joined, "the Lock service starts");
-
     let stop = shutdown.child_token();
-    let (driver, handle) = Driver::new(state, store, directories.clone());
+    let (door, gate) = (Door::new(), Gate::default());
+    let (headers, known) = service::headers(options.common.id.clone());
     let mut services = Services::of(&options.common);
-    let server = options.common.id.clone();
-    handle.counts.register(services.metrics());
-    services.add(LockServer::new(Service::new(handle.clone(), server.clone(), stop.clone())));
+    let counts = metrics::Counts::default();
+    counts.register(services.metrics());
+    services.add(LockServer::new(Service::new(door.clone(), headers, counts)));
+    services.add(MembersServer::new(MembersService(gate.clone())));
+    services.add(RaftServer::new(RaftService::new(gate.clone())).max_decoding_message_size(raft::MESSAGE_BYTES_MAX));
     let readiness = services.readiness().await;
-    if joined {
-        readiness.set(ServingStatus::Serving).await;
-    }
-    let member = Member {
-        handle,
-        directories,
-        folder,
-        readiness,
-        server,
-        address: options.common.advertised(address),
-        external_address: options.common.advertised_external(address),
-    };
-    // Whichever ends first, by itself or by an error, ends the others; the driver last, so that calls under way are answered.
+    let families = services.metrics().clone();
+    let serving = services.serve(listener, stop.clone());
     let served = CancellationToken::new();
-    let driving = async {
-        let driven = driver.run(served.clone()).await;
-        stop.cancel();
-        driven
+    let serving = tokio::spawn({
+        // However serving ends, everything else ends too.
+        let ends = (stop.clone().drop_guard(), served.clone().drop_guard());
+        serving.inspect(move |_| drop(ends))
+    });
+
+    let opened = open::open(&options, address, directories.clone()).await;
+    let worked = match opened {
+        Ok((node, folder)) => {
+            let progress = node.machine.progress();
+            tracing::info!(%address, revision = %progress.borrow().revision, "the Lock service starts");
+            known.tell(node.group.clone(), progress.clone());
+            gate.open(node.group.clone());
+            node.group.register(&families);
+            let member = Member {
+                group: node.group.clone(),
+                progress,
+                door: door.clone(),
+                directories,
+                folder,
+                server: options.common.id.clone(),
+                address: options.common.advertised(address),
+                external_address: options.common.advertised_external(address),
+            };
+            let belonging = tokio::spawn({
+                let (stop, ends) = (stop.clone(), stop.clone().drop_guard());
+                member.run(stop).inspect(move |_| drop(ends))
+            });
+            let (readiness, join, stop) = (readiness.clone(), options.group.join, stop.clone());
+            let worked = Part { node, door, readiness, join, stop: stop.clone(), served }.play().await;
+            stop.cancel();
+            // The folder is let go last.
+            worked.and(belonging.await.context("belong to a cluster")?)
+        }
+        Err(error) => Err(error),
     };
-    let belonging = async {
-        let belonged = member.run(stop.clone()).await;
-        stop.cancel();
-        belonged
-    };
-    let serving = async {
-        let ended = services.serve(listener, stop.clone()).await;
-        stop.cancel();
-        served.cancel();
-        ended
-    };
-    tokio::try_join!(driving, belonging, serving)?;
+    stop.cancel();
+    readiness.set(ServingStatus::NotServing).await;
+    let served = serving.await.context("serve")?;
     tracing::info!("the Lock service has stopped");
-    Ok(())
+    worked.and(served)
 }

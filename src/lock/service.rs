@@ -1,8 +1,11 @@
 //! The Lock service's gRPC handlers: parse, ask the driver, answer.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
@@ -11,47 +14,62 @@ use crate::{
         command::IfHeld,
         convert::{self, lock_info},
         error::Error,
-        handle::Handle,
+        machine::Progress,
+        metrics::Counts,
+        part::Door,
         streams::{self, EventStream},
     },
     pb::{self, lock_server::Lock},
+    raft::Group,
     status::Failure,
     types::ServerId,
 };
 
 pub(super) struct Service {
-    handle: Handle,
+    door: Door,
     headers: Headers,
-    /// Streams that wait for their clients end with it.
-    shutdown: CancellationToken,
+    counts: Counts,
 }
 
 /// Makes the header of every answer.
 #[derive(Clone)]
 pub(super) struct Headers {
-    handle: Handle,
     server: ServerId,
+    node: Arc<OnceLock<(Arc<Group>, watch::Receiver<Progress>)>>,
+}
+
+/// Where headers get what they say from, once that is known.
+pub(super) struct Known(Headers);
+
+pub(super) fn headers(server: ServerId) -> (Headers, Known) {
+    let headers = Headers { server, node: Arc::default() };
+    (headers.clone(), Known(headers))
+}
+
+impl Known {
+    pub fn tell(self, group: Arc<Group>, progress: watch::Receiver<Progress>) {
+        self.0.node.get_or_init(|| (group, progress));
+    }
 }
 
 impl Headers {
     pub fn header(&self) -> Option<pb::ResponseHeader> {
+        let (progress, term) = match self.node.get() {
+            Some((group, progress)) => (*progress.borrow(), group.term()),
+            None => (Progress::default(), 0),
+        };
         Some(pb::ResponseHeader {
-            cluster_id: self.handle.cluster().map_or_else(String::new, |cluster| cluster.to_string()),
+            cluster_id: progress.membership.map_or_else(String::new, |membership| membership.cluster.to_string()),
             server_id: self.server.to_string(),
-            revision: self.handle.revision().0,
-            term: 0,
+            revision: progress.revision.0,
+            term,
         })
     }
 }
 
 impl Service {
-    pub fn new(handle: Handle, server: ServerId, shutdown: CancellationToken) -> Self {
-        Self { headers: Headers { handle: handle.clone(), server }, handle, shutdown }
-    }
-
-    /// What a stream takes along.
-    fn parts(&self) -> (Handle, Headers, CancellationToken) {
-        (self.handle.clone(), self.headers.clone(), self.shutdown.clone())
+    pub fn new(door: Door, headers: Headers, counts: Counts) -> Self {
+        Self { door, headers, counts }
     }
 }
 
@@ -68,7 +86,7 @@ impl Lock for Service {
         let request = request.into_inner();
         let session = session_id("session_id", &request.session_id)?;
         let ttl_ms = convert::ttl_ms(request.ttl_ms);
-        let ttl_ms = self.handle.open_session(session, ttl_ms, request.client).await?;
+        let ttl_ms = self.door.enter()?.open_session(session, ttl_ms, request.client).await?;
         let (header, session_id) = (self.headers.header(), session.to_string());
         Ok(Response::new(pb::OpenSessionResponse { header, session_id, ttl_ms }))
     }
@@ -77,8 +95,8 @@ impl Lock for Service {
         &self,
         request: Request<Streaming<pb::KeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
-        let (handle, headers, shutdown) = self.parts();
-        Ok(Response::new(streams::keep_alive(request.into_inner(), handle, headers, shutdown)))
+        let handle = self.door.enter()?;
+        Ok(Response::new(streams::keep_alive(request.into_inner(), handle, self.headers.clone())))
     }
 
     async fn close_session(
@@ -86,7 +104,7 @@ impl Lock for Service {
         request: Request<pb::CloseSessionRequest>,
     ) -> Result<Response<pb::CloseSessionResponse>, Status> {
         let session = session_id("session_id", &request.into_inner().session_id)?;
-        self.handle.close_session(session).await?;
+        self.door.enter()?.close_session(session).await?;
         Ok(Response::new(pb::CloseSessionResponse { header: self.headers.header() }))
     }
 
@@ -98,12 +116,12 @@ impl Lock for Service {
         let (session, path) = convert::session_and_path(&request.session_id, &request.path)?;
         let mode = convert::mode("mode", request.mode)?;
         let if_held = if request.wait_ms == Some(0) { IfHeld::Refuse } else { IfHeld::Queue };
-        let waiting = self.handle.counts.wait();
-        let wait = self.handle.acquire(session, path.clone(), mode, if_held).await?;
+        let handle = self.door.enter()?;
+        let waiting = self.counts.wait();
+        let wait = handle.acquire(session, path.clone(), mode, if_held).await?;
         let limit = request.wait_ms.map(Duration::from_millis);
         let claim = (session, path);
-        let (handle, headers, shutdown) = self.parts();
-        Ok(Response::new(streams::acquire((wait, waiting), claim, limit, handle, headers, shutdown)))
+        Ok(Response::new(streams::acquire((wait, waiting), claim, limit, handle, self.headers.clone())))
     }
 
     async fn release_lock(
@@ -112,13 +130,13 @@ impl Lock for Service {
     ) -> Result<Response<pb::ReleaseLockResponse>, Status> {
         let request = request.into_inner();
         let (session, path) = convert::session_and_path(&request.session_id, &request.path)?;
-        self.handle.release(session, path, convert::token(request.fencing_token)).await?;
+        self.door.enter()?.release(session, path, convert::token(request.fencing_token)).await?;
         Ok(Response::new(pb::ReleaseLockResponse { header: self.headers.header() }))
     }
 
     async fn get_lock(&self, request: Request<pb::GetLockRequest>) -> Result<Response<pb::GetLockResponse>, Status> {
         let path = path("path", &request.into_inner().path)?;
-        let sighting = self.handle.view(path).await?;
+        let sighting = self.door.enter()?.view(path).await?;
         let lock = Some(lock_info(sighting));
         Ok(Response::new(pb::GetLockResponse { header: self.headers.header(), lock }))
     }
@@ -131,7 +149,7 @@ impl Lock for Service {
         let under = path("path", &request.path)?;
         let after = convert::page_token(&request.page_token)?;
         let limit = convert::page_size(request.page_size);
-        let (sightings, more) = self.handle.list(under, after, limit).await?;
+        let (sightings, more) = self.door.enter()?.list(under, after, limit).await?;
         let locks: Vec<pb::LockInfo> = sightings.into_iter().map(lock_info).collect();
         let last = locks.last().filter(|_| more);
         let next_page_token = last.map_or_else(String::new, |lock| lock.path.clone());
@@ -143,9 +161,9 @@ impl Lock for Service {
         request: Request<pb::WatchLockRequest>,
     ) -> Result<Response<Self::WatchLockStream>, Status> {
         let path = path("path", &request.into_inner().path)?;
-        let changes = self.handle.watch(path.clone()).await?;
-        let (handle, headers, shutdown) = self.parts();
-        Ok(Response::new(streams::watch(changes, path, handle, headers, shutdown)))
+        let handle = self.door.enter()?;
+        let changes = handle.watch(path.clone()).await?;
+        Ok(Response::new(streams::watch(changes, path, handle, self.headers.clone())))
     }
 
     async fn break_lock(
@@ -154,7 +172,7 @@ impl Lock for Service {
     ) -> Result<Response<pb::BreakLockResponse>, Status> {
         let request = request.into_inner();
         let path = path("path", &request.path)?;
-        let token = self.handle.break_lock(path, convert::token(request.fencing_token)).await?;
+        let token = self.door.enter()?.break_lock(path, convert::token(request.fencing_token)).await?;
         Ok(Response::new(pb::BreakLockResponse { header: self.headers.header(), fencing_token: token.0 }))
     }
 }

@@ -9,7 +9,6 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout},
 };
-use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use crate::{
@@ -41,12 +40,11 @@ pub(super) fn keep_alive(
     incoming: Streaming<pb::KeepAliveRequest>,
     handle: Handle,
     headers: Headers,
-    shutdown: CancellationToken,
 ) -> EventStream<pb::KeepAliveResponse> {
-    let renewals = stream::try_unfold((incoming, handle, headers, shutdown), |mut parts| async move {
-        let (incoming, handle, headers, shutdown) = &mut parts;
+    let renewals = stream::try_unfold((incoming, handle, headers), |mut parts| async move {
+        let (incoming, handle, headers) = &mut parts;
         let request = tokio::select! {
-            () = shutdown.cancelled() => return Err(Status::from(Error::Stopping)),
+            over = handle.over() => return Err(Status::from(over)),
             request = timeout(SILENCE_MAX, incoming.message()) => match request {
                 Ok(request) => request?,
                 Err(_) => return Err(Failure::new(Reason::DeadlineExceeded, "nothing was renewed for too long").into()),
@@ -72,10 +70,9 @@ pub(super) fn acquire(
     limit: Option<Duration>,
     handle: Handle,
     headers: Headers,
-    shutdown: CancellationToken,
 ) -> EventStream<pb::AcquireLockResponse> {
     let deadline = limit.filter(|limit| *limit < WAIT_MAX).map(|limit| Instant::now() + limit);
-    let acquiring = Acquiring { wait, waiting, claim, deadline, handle, headers, shutdown, begun: false };
+    let acquiring = Acquiring { wait, waiting, claim, deadline, handle, headers, begun: false };
     Box::pin(stream::unfold(Some(acquiring), |acquiring| async move {
         let mut acquiring = acquiring?;
         let response = acquiring.next().await;
@@ -96,7 +93,6 @@ struct Acquiring {
     deadline: Option<Instant>,
     handle: Handle,
     headers: Headers,
-    shutdown: CancellationToken,
     /// Whether the client knows where it stands.
     begun: bool,
 }
@@ -125,9 +121,9 @@ impl Acquiring {
             biased;
             changed = self.wait.progress.changed() => match changed {
                 Ok(()) => Ok(self.wait.progress.borrow_and_update().clone()),
-                Err(_) => Err(Error::Stopping),
+                Err(_) => Err(self.handle.refusal()),
             },
-            () = self.shutdown.cancelled() => Err(Error::Stopping),
+            over = self.handle.over() => Err(over),
             () = over => self.give_up().await.map(Progress::Granted),
         }
     }
@@ -148,15 +144,14 @@ pub(super) fn watch(
     path: Path,
     handle: Handle,
     headers: Headers,
-    shutdown: CancellationToken,
 ) -> EventStream<pb::WatchLockResponse> {
     let sightings = stream::try_unfold((changes, false), move |(mut changes, begun)| {
-        let (path, handle, headers, shutdown) = (path.clone(), handle.clone(), headers.clone(), shutdown.clone());
+        let (path, handle, headers) = (path.clone(), handle.clone(), headers.clone());
         async move {
             if begun {
                 tokio::select! {
-                    () = shutdown.cancelled() => return Err(Status::from(Error::Stopping)),
-                    changed = changes.changed() => changed.map_err(|_| Error::Stopping)?,
+                    over = handle.over() => return Err(Status::from(over)),
+                    changed = changes.changed() => changed.map_err(|_| handle.refusal())?,
                 }
             }
             changes.mark_unchanged();

@@ -1,53 +1,62 @@
-//! The Lock service's tables: the state's records, one row each, written through as commands change them.
+//! The Lock service's tables: the state's records, one row each.
 //!
 //! Values are protobuf (`proto/storage/lock.proto`), so that a newer server reads an older one's data; `docs/format.md` has
-//! the keys. Everything a batch of commands changed is one transaction, and on stable storage when [`Store::write`] returns.
+//! the keys. Rows come out of the group's log alone ([`super::machine`]); who begins to lead reads them all, once.
 
-use std::path::Path as FilePath;
+use std::{path::Path as FilePath, sync::Arc};
 
 use prost::Message;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::{
-    durable,
     lock::{
         command::{Grant, Key, Membership, Ticket},
         state::{Damaged, Head, Record, State},
         wait_queue::Waiter,
     },
     pb::storage::lock as stored,
-    types::{ClusterId, FencingToken, LockMode, Path, Revision, SessionId, Timestamp},
+    raft::{self, StoreError},
+    types::{ClusterId, FencingToken, LeadId, LockMode, Path, Revision, SessionId, Timestamp},
 };
 
-type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
+pub(super) type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 /// Makes a record of a row.
 type Reader = fn(&[u8], &[u8]) -> Result<Record, StorageError>;
 
-const META: Table = Table::new("meta");
-const SESSIONS: Table = Table::new("sessions");
-const EXPIRED: Table = Table::new("expired");
-const HOLDERS: Table = Table::new("holders");
-const WAITERS: Table = Table::new("waiters");
-const FENCES: Table = Table::new("fences");
+pub(super) const META: Table = Table::new("meta");
+pub(super) const SESSIONS: Table = Table::new("sessions");
+pub(super) const EXPIRED: Table = Table::new("expired");
+pub(super) const HOLDERS: Table = Table::new("holders");
+pub(super) const WAITERS: Table = Table::new("waiters");
+pub(super) const FENCES: Table = Table::new("fences");
+/// The beginning of what one entry of the log has no room for.
+pub(super) const CONTINUED: TableDefinition<'static, u64, &'static [u8]> = TableDefinition::new("continued");
 
-const FILE: &str = "lock.redb";
+/// All of the state.
+pub(super) const ALL: raft::Tables = &[&META, &SESSIONS, &EXPIRED, &HOLDERS, &WAITERS, &FENCES, &CONTINUED];
+
+pub(super) const FILE: &str = "lock.redb";
 const FORMAT_KEY: &[u8] = b"format";
 const HEAD_KEY: &[u8] = b"head";
-const FORMAT_VERSION: u32 = 1;
+const LEAD_KEY: &[u8] = b"lead";
+/// 1: a single node without a log. One that was such is taken over as it is; what wrote it must not go on with it.
+const FORMAT_VERSION: u32 = 2;
 /// The state lives in memory anyway; the cache need only hold what a commit touches.
 const CACHE_BYTES: usize = 32 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     #[error("the lock tables: {0}")]
-    Database(#[from] redb::Error),
-    #[error("the folder of the lock tables: {0}")]
-    Folder(#[from] std::io::Error),
+    Database(#[from] Box<redb::Error>),
+    #[error("the lock tables: {0}")]
+    Store(#[from] StoreError),
     #[error("the lock tables have format {found}; this version of dfs reads up to {FORMAT_VERSION}: use a newer one")]
     TooNew { found: u32 },
     #[error("table `{table}` of the lock tables is damaged: {what}")]
     BadRow { table: &'static str, what: &'static str },
+    #[error("an entry of the log is damaged, or from a newer version of dfs: {0}")]
+    BadEntry(&'static str),
     #[error("the lock tables are damaged: {0}")]
     Damaged(#[from] Damaged),
 }
@@ -57,7 +66,7 @@ macro_rules! from_redb {
     ($($error:ident)*) => {
         $(impl From<redb::$error> for StorageError {
             fn from(error: redb::$error) -> Self {
-                Self::Database(error.into())
+                Self::Database(Box::new(error.into()))
             }
         })*
     };
@@ -65,10 +74,11 @@ macro_rules! from_redb {
 from_redb! { DatabaseError TransactionError TableError StorageError CommitError }
 
 /// A row to be written, or removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    table: Table,
-    key: Vec<u8>,
-    value: Option<Vec<u8>>,
+    pub table: stored::Table,
+    pub key: Vec<u8>,
+    pub value: Option<Vec<u8>>,
 }
 
 /// The rows of the records with these keys, as the state has them now.
@@ -76,98 +86,85 @@ pub fn rows<'a>(state: &State, keys: impl IntoIterator<Item = &'a Key>) -> Vec<R
     keys.into_iter().map(|key| row(key, state.record(key))).collect()
 }
 
-#[derive(Debug)]
-pub struct Store {
-    database: Database,
+/// Opens the tables in a server's data folder, or makes them. Blocking.
+pub fn open(folder: &FilePath) -> Result<Arc<raft::Store>, StorageError> {
+    let store = raft::Store::open(&folder.join(FILE), Some(CACHE_BYTES))?;
+    prepare_store(&store)?;
+    Ok(Arc::new(store))
 }
 
-impl Store {
-    /// Opens the tables in a server's data folder, or makes them, and reads the state. Blocks on the disk.
-    pub fn open(folder: &FilePath) -> Result<(Self, State), StorageError> {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(folder.join(FILE))?;
-        durable::sync_dir(folder)?;
-        Self::of(database)
-    }
+pub(super) fn prepare_store(store: &raft::Store) -> Result<(), StorageError> {
+    let transaction = store.begin_write()?;
+    prepare(&transaction)?;
+    transaction.commit()?;
+    Ok(())
+}
 
-    /// The store in a database, wherever that is.
-    pub(super) fn of(database: Database) -> Result<(Self, State), StorageError> {
-        let store = Self { database };
-        store.prepare()?;
-        let records = store.read()?;
-        Ok((store, State::restore(records)?))
+/// Makes what is missing, and looks whether we know the format.
+pub(super) fn prepare(transaction: &WriteTransaction) -> Result<(), StorageError> {
+    let mut meta = transaction.open_table(META)?;
+    let found = meta.get(FORMAT_KEY)?.map(|value| decode::<stored::Format>("meta", value.value())).transpose()?;
+    let found = found.map_or(0, |format| format.version);
+    if found > FORMAT_VERSION {
+        return Err(StorageError::TooNew { found });
     }
+    if found < FORMAT_VERSION {
+        let format = stored::Format { version: FORMAT_VERSION }.encode_to_vec();
+        meta.insert(FORMAT_KEY, format.as_slice())?;
+    }
+    drop(meta);
+    for table in ALL {
+        table.create(transaction)?;
+    }
+    Ok(())
+}
 
-    /// Puts the rows on stable storage, all or none. Blocks on the disk. After an error nothing is known of what is there: whoever gets it writes no
-    /// more.
-    pub fn write(&self, rows: &[Row]) -> Result<(), StorageError> {
-        let transaction = self.database.begin_write()?;
-        for Row { table, key, value } in rows {
-            let mut table = transaction.open_table(*table)?;
-            match value {
-                Some(value) => table.insert(key.as_slice(), value.as_slice())?,
-                None => table.remove(key.as_slice())?,
-            };
+/// The state that the tables hold. Blocking.
+pub fn read_state(transaction: &ReadTransaction) -> Result<State, StorageError> {
+    let mut records: Vec<Record> = read_head(transaction)?.map(Record::Head).into_iter().collect();
+    let tables: [(Table, Reader); 5] = [
+        (SESSIONS, session_record),
+        (EXPIRED, expired_record),
+        (HOLDERS, holder_record),
+        (WAITERS, waiter_record),
+        (FENCES, fence_record),
+    ];
+    for (table, record) in tables {
+        for row in transaction.open_table(table)?.iter()? {
+            let (key, value) = row?;
+            records.push(record(key.value(), value.value())?);
         }
-        transaction.commit()?;
-        Ok(())
     }
+    Ok(State::restore(records)?)
+}
 
-    /// Makes what is missing, and looks whether we know the format.
-    fn prepare(&self) -> Result<(), StorageError> {
-        let transaction = self.database.begin_write()?;
-        {
-            let mut meta = transaction.open_table(META)?;
-            let found =
-                meta.get(FORMAT_KEY)?.map(|value| decode::<stored::Format>("meta", value.value())).transpose()?;
-            match found {
-                Some(format) if format.version > FORMAT_VERSION => {
-                    return Err(StorageError::TooNew { found: format.version });
-                }
-                Some(_) => {}
-                None => {
-                    let format = stored::Format { version: FORMAT_VERSION }.encode_to_vec();
-                    meta.insert(FORMAT_KEY, format.as_slice())?;
-                }
-            }
-            for table in [SESSIONS, EXPIRED, HOLDERS, WAITERS, FENCES] {
-                transaction.open_table(table)?;
-            }
-        }
-        transaction.commit()?;
-        Ok(())
-    }
+/// What is there once; `None` before anything happened.
+pub fn read_head(transaction: &ReadTransaction) -> Result<Option<Head>, StorageError> {
+    transaction.open_table(META)?.get(HEAD_KEY)?.map(|value| head(value.value())).transpose()
+}
 
-    fn read(&self) -> Result<Vec<Record>, StorageError> {
-        let transaction = self.database.begin_read()?;
-        let mut records = Vec::new();
-        if let Some(head) = transaction.open_table(META)?.get(HEAD_KEY)? {
-            records.push(head_record(head.value())?);
-        }
-        let tables: [(Table, Reader); 5] = [
-            (SESSIONS, session_record),
-            (EXPIRED, expired_record),
-            (HOLDERS, holder_record),
-            (WAITERS, waiter_record),
-            (FENCES, fence_record),
-        ];
-        for (table, record) in tables {
-            for row in transaction.open_table(table)?.iter()? {
-                let (key, value) = row?;
-                records.push(record(key.value(), value.value())?);
-            }
-        }
-        Ok(records)
-    }
+/// The lead whose decisions count; `None` before the first.
+pub fn read_lead(transaction: &WriteTransaction) -> Result<Option<LeadId>, StorageError> {
+    let meta = transaction.open_table(META)?;
+    let Some(value) = meta.get(LEAD_KEY)? else { return Ok(None) };
+    let lead: stored::Lead = decode("meta", value.value())?;
+    exactly("meta", &lead.lead_id).map(|id| Some(LeadId::from_bytes(id)))
+}
+
+pub fn write_lead(transaction: &WriteTransaction, lead: LeadId) -> Result<(), StorageError> {
+    let value = stored::Lead { lead_id: lead.as_bytes().to_vec().into() }.encode_to_vec();
+    transaction.open_table(META)?.insert(LEAD_KEY, value.as_slice())?;
+    Ok(())
 }
 
 fn row(key: &Key, record: Option<Record>) -> Row {
     let (table, key) = match key {
-        Key::Head => (META, HEAD_KEY.to_vec()),
-        Key::Session(id) => (SESSIONS, id.as_bytes().to_vec()),
-        Key::Expired(id) => (EXPIRED, id.as_bytes().to_vec()),
-        Key::Holder(path, id) => (HOLDERS, below(path, id.as_bytes())),
-        Key::Waiter(path, ticket) => (WAITERS, below(path, &ticket.0.to_be_bytes())),
-        Key::Fence(path) => (FENCES, path.as_str().as_bytes().to_vec()),
+        Key::Head => (stored::Table::Meta, HEAD_KEY.to_vec()),
+        Key::Session(id) => (stored::Table::Sessions, id.as_bytes().to_vec()),
+        Key::Expired(id) => (stored::Table::Expired, id.as_bytes().to_vec()),
+        Key::Holder(path, id) => (stored::Table::Holders, below(path, id.as_bytes())),
+        Key::Waiter(path, ticket) => (stored::Table::Waiters, below(path, &ticket.0.to_be_bytes())),
+        Key::Fence(path) => (stored::Table::Fences, path.as_str().as_bytes().to_vec()),
     };
     Row { table, key, value: record.map(value) }
 }
@@ -207,7 +204,7 @@ fn value(record: Record) -> Vec<u8> {
     }
 }
 
-fn head_record(value: &[u8]) -> Result<Record, StorageError> {
+fn head(value: &[u8]) -> Result<Head, StorageError> {
     let head: stored::Head = decode("meta", value)?;
     let membership = if head.cluster_id.is_empty() && head.lock_key.is_empty() {
         None
@@ -216,7 +213,7 @@ fn head_record(value: &[u8]) -> Result<Record, StorageError> {
         Some(Membership { cluster, key: exactly("meta", &head.lock_key)? })
     };
     let (revision, time) = (Revision(head.revision), Timestamp(head.time_ms));
-    Ok(Record::Head(Head { revision, time, counter: head.counter, membership }))
+    Ok(Head { revision, time, counter: head.counter, membership })
 }
 
 fn session_record(key: &[u8], value: &[u8]) -> Result<Record, StorageError> {
@@ -290,95 +287,5 @@ fn mode_to_stored(mode: LockMode) -> i32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        lock::command::{Command, Effect, IfHeld},
-        token::LOCK_KEY_LENGTH,
-    };
-
-    fn id(id: u8) -> SessionId {
-        SessionId::from_bytes([id; 16])
-    }
-
-    fn at(text: &str) -> Path {
-        text.parse().unwrap()
-    }
-
-    fn apply(store: &Store, state: &mut State, command: Command) {
-        let applied = state.apply(Revision(state.revision().0 + 1), Timestamp(7), &command).unwrap();
-        store.write(&rows(state, &applied.changed)).unwrap();
-    }
-
-    fn open(client: u8) -> Command {
-        Command::OpenSession { session: id(client), ttl_ms: 5000, client: format!("client {client}") }
-    }
-
-    fn acquire(client: u8, path: &str, mode: LockMode) -> Command {
-        Command::Acquire { session: id(client), path: at(path), mode, if_held: IfHeld::Queue }
-    }
-
-    #[test]
-    fn a_restart_finds_what_was_written_and_tokens_go_on_rising() {
-        let folder = tempfile::tempdir().unwrap();
-        let (store, mut state) = Store::open(folder.path()).unwrap();
-        assert_eq!(state, State::default());
-        let membership = Membership { cluster: ClusterId::random(), key: [9; LOCK_KEY_LENGTH] };
-        for command in [
-            Command::Join { membership, newest: FencingToken(0) },
-            open(1),
-            open(2),
-            open(3),
-            acquire(1, "/a", LockMode::Exclusive),
-            acquire(2, "/a", LockMode::Exclusive),
-            acquire(2, "/b/ä", LockMode::Shared),
-            acquire(3, "/b/ä", LockMode::Shared),
-            acquire(3, "/", LockMode::Exclusive),
-            Command::Release { session: id(2), path: at("/b/ä"), token: None },
-            Command::ExpireSession { session: id(1) },
-        ] {
-            apply(&store, &mut state, command);
-        }
-        drop(store);
-        let (store, mut again) = Store::open(folder.path()).unwrap();
-        assert_eq!(again, state);
-        let Some(Effect::RaiseFence { path, token }) = again.resume().pop() else { panic!("the fence is pending") };
-        apply(&store, &mut again, Command::FenceRaised { path, token });
-        assert!(again.view(&at("/a")).holders[0].grant.token > token);
-        apply(&store, &mut again, Command::CloseSession { session: id(2) });
-        apply(&store, &mut again, Command::CloseSession { session: id(3) });
-        drop(store);
-        let (_, last) = Store::open(folder.path()).unwrap();
-        assert_eq!(last, again);
-        assert_eq!(last.list(&Path::root(), None, 10), (vec![], false));
-    }
-
-    #[test]
-    fn foreign_rows_are_refused_and_never_a_panic() {
-        for (table, key, value) in [
-            (SESSIONS, b"short".to_vec(), vec![]),
-            (HOLDERS, b"/a".to_vec(), vec![]),
-            (HOLDERS, below(&at("/a"), id(1).as_bytes()), vec![]),
-            (WAITERS, b"no path\0\0\0\0\0\0\0\0\0".to_vec(), vec![]),
-            (FENCES, vec![0xff], vec![]),
-            (FENCES, b"/a".to_vec(), vec![0xff]),
-            (META, HEAD_KEY.to_vec(), stored::Head { lock_key: vec![1].into(), ..Default::default() }.encode_to_vec()),
-        ] {
-            let folder = tempfile::tempdir().unwrap();
-            let (store, _) = Store::open(folder.path()).unwrap();
-            store.write(&[Row { table, key, value: Some(value) }]).unwrap();
-            drop(store);
-            assert!(matches!(Store::open(folder.path()), Err(StorageError::BadRow { .. })), "{table}");
-        }
-    }
-
-    #[test]
-    fn a_newer_format_is_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let (store, _) = Store::open(folder.path()).unwrap();
-        let value = stored::Format { version: FORMAT_VERSION + 1 }.encode_to_vec();
-        store.write(&[Row { table: META, key: FORMAT_KEY.to_vec(), value: Some(value) }]).unwrap();
-        drop(store);
-        assert!(matches!(Store::open(folder.path()), Err(StorageError::TooNew { found: 2 })));
-    }
-}
+#[path = "tables_tests.rs"]
+mod tests;

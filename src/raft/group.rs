@@ -22,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     error::Error,
-    identity::Identity,
+    identity::{GroupUid, Identity},
     network::Network,
     opening::{Opened, open},
     snapshot::Tables,
@@ -171,6 +171,11 @@ impl Group {
         let mut role = self.role();
         // A role that is no longer watched is nobody's.
         let _unheard = role.wait_for(|role| *role != Role::Leader { term }).await;
+    }
+
+    /// The name of the group; `None` until it has taken this node in.
+    pub fn uid(&self) -> Option<GroupUid> {
+        self.identity.group()
     }
 
     pub fn term(&self) -> u64 {

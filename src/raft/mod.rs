@@ -31,13 +31,14 @@ mod service;
 
 pub use error::Error;
 pub use group::{Group, Options, Role};
+pub use identity::GroupUid;
 pub use members::MembersService;
 pub use network::MESSAGE_BYTES_MAX;
 pub use service::{Gate, RaftService};
 pub use snapshot::{AnyTable, Tables};
 pub use state_machine::Machine;
 pub use store::{Store, StoreError};
-pub use types::{Answer, Node, NodeId};
+pub use types::{Answer, Node, NodeId, node_of};
 
 #[cfg(test)]
 mod tests;

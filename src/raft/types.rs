@@ -4,9 +4,16 @@ use std::{any::Any, fmt};
 
 use bytes::Bytes;
 
+use crate::types::StoreId;
+
 /// A node of a group: drawn with its data folder, so that a folder that was wiped comes back as another node and cannot vote
 /// in the name of the one that has forgotten.
 pub type NodeId = u64;
+
+/// The node that a data folder makes.
+pub fn node_of(store: StoreId) -> NodeId {
+    store.as_bytes().iter().take(8).fold(0, |id, byte| (id << 8) | u64::from(*byte))
+}
 
 /// How to reach a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

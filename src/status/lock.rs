@@ -7,7 +7,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let failure = |reason| Failure::new(reason, &error);
         match &error {
-            Error::NotJoined | Error::Stopping | Error::TooBusy => failure(Reason::Unavailable),
+            Error::NotJoined | Error::Starting | Error::Stopping | Error::TooBusy => failure(Reason::Unavailable),
             Error::FencePending { path } => failure(Reason::Unavailable).with("path", path),
             Error::BadTtl { .. } => Failure::bad_argument("ttl_ms", &error),
             Error::ClientTooLong { .. } => Failure::bad_argument("client", &error),
@@ -29,6 +29,7 @@ impl From<Error> for Failure {
                 failure(Reason::TooManyWaiters).with("limit", limit)
             }
             Error::OtherCluster | Error::TokensUsedUp => failure(Reason::Internal),
+            Error::Group(error) => error.clone().into(),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use dfs::{
-    client::{Client, WriteOptions},
+    client::{Client, GroupKind, WriteOptions},
     types::{AsOf, Path, Precondition, Version},
 };
 use tokio::task::JoinSet;
@@ -74,7 +74,7 @@ async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 }
 
 async fn all_vote(client: &Client) -> bool {
-    let members = client.members().await.unwrap_or_default();
+    let members = client.members(GroupKind::Directory).await.unwrap_or_default();
     members.len() == 3 && members.iter().all(|member| member.is_voter)
 }
 
@@ -95,7 +95,7 @@ async fn writing_goes_on_when_the_directorys_leader_dies_and_nothing_is_lost() {
         let before = log.count.load(Ordering::SeqCst);
         wait_for("writing", async || log.count.load(Ordering::SeqCst) > before + 20).await;
         log.take_longest_pause();
-        let members = client.members().await.expect("members");
+        let members = client.members(GroupKind::Directory).await.expect("members");
         let leader = members.into_iter().find(|member| member.is_leader).expect("somebody leads").server;
         let index = (0..cluster.process_count()).find(|&index| cluster.name(index) == leader).expect("a process");
         let at_death = log.count.load(Ordering::SeqCst);

@@ -31,7 +31,7 @@ const STOP_WAIT: Duration = Duration::from_secs(10);
 /// A log that is larger than this at a start begins afresh.
 const LOG_BYTES_MAX: u64 = 64 << 20;
 /// Would make every server tell the same address; what else there is in the environment is overruled by flags.
-const NOT_INHERITED: [&str; 2] = ["DFS_ADVERTISE", "DFS_ADVERTISE_EXTERNAL"];
+const NOT_INHERITED: [&str; 3] = ["DFS_ADVERTISE", "DFS_ADVERTISE_EXTERNAL", "DFS_JOIN"];
 
 /// Whether the servers end with this process or outlive it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -46,7 +46,7 @@ pub struct DevArgs {
     /// File servers to start [default: as at the last start, else 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(FILESERVERS_MAX)))]
     fileservers: Option<u32>,
-    /// Three Directory nodes, of which any one may die; a cluster that was made so stays so
+    /// Three nodes each of Directory and Lock service, of which any one may die; a cluster that was made so stays so
     #[arg(long)]
     ha: bool,
     /// Port of the Directory; the Lock service and the file servers take the ones after it
@@ -258,7 +258,7 @@ fn shape(args: &DevArgs, before: Option<&Record>) -> anyhow::Result<(Shape, u32)
     Ok((available(args, before.shape), fileservers))
 }
 
-/// A cluster of one Directory node can get two more at any time.
+/// A service of one node can get two more at any time.
 fn available(args: &DevArgs, shape: Shape) -> Shape {
     if args.ha { shape.highly_available() } else { shape }
 }

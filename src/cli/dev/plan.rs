@@ -14,9 +14,11 @@ use serde::{Deserialize, Serialize};
 const COPIES_MAX: u32 = 3;
 /// Servers that must hold a write where there are enough.
 const MIN_IN_SYNC_MAX: u32 = 2;
-/// Directory nodes of which one may die, and how far apart their ports are.
-const DIRECTORIES_HA: u16 = 3;
+/// Nodes of a service of which one may die, and how far apart their ports are.
+const NODES_HA: u16 = 3;
 const NODE_PORTS: u16 = 100;
+/// From the Directory's port to the Lock service's.
+const LOCK_OFFSET: u16 = 1;
 /// File servers are named by the letters.
 pub const FILESERVERS_MAX: u32 = 26;
 
@@ -31,6 +33,9 @@ pub struct Shape {
     /// Directory nodes; in an older record there was one.
     #[serde(default = "one")]
     pub directories: u16,
+    /// Lock nodes; in an older record there was one.
+    #[serde(default = "one")]
+    pub locks: u16,
 }
 
 fn one() -> u16 {
@@ -44,12 +49,13 @@ impl Shape {
             copies: fileservers.min(COPIES_MAX),
             min_in_sync: fileservers.min(MIN_IN_SYNC_MAX),
             directories: one(),
+            locks: one(),
         }
     }
 
-    /// Any one node of the Directory may die.
+    /// Any one node of the Directory and any one of the Lock service may die.
     pub fn highly_available(self) -> Self {
-        Self { directories: DIRECTORIES_HA, ..self }
+        Self { directories: NODES_HA, locks: NODES_HA, ..self }
     }
 }
 
@@ -78,7 +84,9 @@ impl Plan {
     pub fn new(data: &Path, base_port: u16, shape: Shape, fileservers: u32) -> Option<Self> {
         let last_offset = u16::try_from(fileservers.checked_add(1)?).ok()?;
         let further = shape.directories.saturating_sub(1);
-        base_port.checked_add(last_offset.max(further.checked_mul(NODE_PORTS)?))?;
+        let further_locks = shape.locks.saturating_sub(1);
+        let last_lock = further_locks.checked_mul(NODE_PORTS)?.checked_add(LOCK_OFFSET)?;
+        base_port.checked_add(last_offset.max(further.checked_mul(NODE_PORTS)?).max(last_lock))?;
         let address = |offset: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, base_port.saturating_add(offset)));
         let first = address(0).to_string();
         let nodes: Vec<String> = (0..=further).map(|number| address(number * NODE_PORTS).to_string()).collect();
@@ -93,7 +101,8 @@ impl Plan {
             || shape_arguments.iter().flat_map(|(flag, value)| [(*flag).into(), value.to_string().into()]);
         let mut servers = vec![
             server(data, "directory-1", Kind::Directory, address(0)).with(shape_arguments()),
-            server(data, "lock-1", Kind::Lock, address(1)).with(["--directory".into(), directory.clone().into()]),
+            server(data, "lock-1", Kind::Lock, address(LOCK_OFFSET))
+                .with(["--directory".into(), directory.clone().into()]),
         ];
         for (letter, offset) in ('a'..='z').zip(2..=last_offset) {
             servers.push(
@@ -107,6 +116,15 @@ impl Plan {
                 server(data, &name, Kind::Directory, address(number * NODE_PORTS))
                     .with(shape_arguments())
                     .with(["--join".into(), first.clone().into()]),
+            );
+        }
+        let first_lock = address(LOCK_OFFSET).to_string();
+        for number in 1..=further_locks {
+            let name = format!("lock-{}", number + 1);
+            servers.push(
+                server(data, &name, Kind::Lock, address(number * NODE_PORTS + LOCK_OFFSET))
+                    .with(["--directory".into(), directory.clone().into()])
+                    .with(["--join".into(), first_lock.clone().into()]),
             );
         }
         Some(Self { servers })
@@ -182,15 +200,17 @@ mod tests {
     }
 
     #[test]
-    fn a_highly_available_cluster_has_two_more_directory_nodes_that_join_the_first() {
+    fn a_highly_available_cluster_has_two_more_nodes_of_directory_and_lock_that_join_the_first() {
         let plan = Plan::new(Path::new("/d"), 7070, Shape::new(3).highly_available(), 3).expect("a plan");
-        assert_eq!(plan.servers.len(), 7);
+        assert_eq!(plan.servers.len(), 9);
         let further: Vec<_> = plan.servers.iter().skip(5).map(line).collect();
         assert_eq!(
             further,
             [
                 "dfs-directory --id directory-2 --data /d/directory-2 --listen 127.0.0.1:7170 --copies 3 --min-in-sync 2 --initial-fileservers 3 --join 127.0.0.1:7070",
                 "dfs-directory --id directory-3 --data /d/directory-3 --listen 127.0.0.1:7270 --copies 3 --min-in-sync 2 --initial-fileservers 3 --join 127.0.0.1:7070",
+                "dfs-lock --id lock-2 --data /d/lock-2 --listen 127.0.0.1:7171 --directory 127.0.0.1:7070,127.0.0.1:7170,127.0.0.1:7270 --join 127.0.0.1:7071",
+                "dfs-lock --id lock-3 --data /d/lock-3 --listen 127.0.0.1:7271 --directory 127.0.0.1:7070,127.0.0.1:7170,127.0.0.1:7270 --join 127.0.0.1:7071",
             ]
         );
         assert_eq!(plan.directory(), "127.0.0.1:7070,127.0.0.1:7170,127.0.0.1:7270");

@@ -10,7 +10,7 @@ use crate::{
         model::{Cluster, ServerRecord, State},
     },
     pb::storage::directory as disk,
-    types::{ClusterId, Epoch, GroupId, Inode, Revision, ServerId, StoreId, Timestamp},
+    types::{ClusterId, Epoch, GroupId, Inode, LockServiceId, Revision, ServerId, StoreId, Timestamp},
 };
 
 use super::{Damage, Read, Record, id, parse, text, uuid};
@@ -154,6 +154,7 @@ impl Record<(u8, &str)> for ServerRecord {
             software_version: registration.software_version.clone(),
             down: self.down,
             read_only_reason: self.read_only_reason.clone(),
+            lock_service_id: registration.lock_service.map(|service| id(service.as_bytes())).unwrap_or_default(),
         }
         .encode_to_vec()
     }
@@ -169,6 +170,10 @@ impl Record<(u8, &str)> for ServerRecord {
                 external_address: record.external_address,
                 zone: record.zone,
                 software_version: record.software_version,
+                lock_service: match record.lock_service_id.is_empty() {
+                    true => None,
+                    false => Some(uuid(&record.lock_service_id, LockServiceId::from_bytes)?),
+                },
             },
             down: record.down,
             read_only_reason: record.read_only_reason,

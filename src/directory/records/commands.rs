@@ -203,6 +203,7 @@ fn registration_out(registration: &Registration) -> disk::RegisterServer {
             external_address: registration.external_address.clone(),
             zone: registration.zone.clone(),
             software_version: registration.software_version.clone(),
+            lock_service_id: registration.lock_service.map(|service| id(service.as_bytes())).unwrap_or_default(),
             ..disk::Server::default()
         }),
     }

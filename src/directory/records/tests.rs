@@ -12,7 +12,7 @@ use crate::{
         command::{Committed, Outcome, Registration, ServerKind, Settings},
         model::{Cluster, Entry, ServerRecord, State, WriteRecord},
     },
-    types::{ClusterId, Epoch, StoreId},
+    types::{ClusterId, Epoch, LockServiceId, StoreId},
 };
 
 fn expect_round_trip<K: Copy, R: Record<K> + Debug + PartialEq>(key: K, record: R) {
@@ -153,6 +153,7 @@ fn the_cluster_is_read_as_written() {
             external_address: "b:2".to_owned(),
             zone: "z".to_owned(),
             software_version: "0".to_owned(),
+            lock_service: (kind == ServerKind::Lock).then(|| LockServiceId(Uuid::from_u128(3))),
         };
         expect_round_trip(
             (server_kind_out(kind), "a"),

@@ -77,6 +77,7 @@ fn both(token: FencingToken, version: u64) -> Precondition {
 
 fn a_registration(id: &str, store: u128) -> Registration {
     Registration {
+        lock_service: None,
         kind: ServerKind::FileServer,
         server: server(id),
         store: StoreId(Uuid::from_u128(store)),
