@@ -17,6 +17,15 @@ pub struct Group {
     pub in_sync: Vec<ServerId>,
     /// One of `in_sync`; `None` while none of them is alive.
     pub primary: Option<ServerId>,
+    /// The move that is under way, if any.
+    pub replacement: Option<Replacement>,
+}
+
+/// One member gives its place to another. Both are members until the new one is in sync; then the old one leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replacement {
+    pub leaving: ServerId,
+    pub arriving: ServerId,
 }
 
 impl Group {
@@ -31,6 +40,19 @@ impl Group {
     pub fn is_in_sync(&self, server: &ServerId) -> bool {
         self.in_sync.contains(server)
     }
+
+    pub fn is_leaving(&self, server: &ServerId) -> bool {
+        self.replacement.as_ref().is_some_and(|replacement| replacement.leaving == *server)
+    }
+
+    pub fn is_arriving(&self, server: &ServerId) -> bool {
+        self.replacement.as_ref().is_some_and(|replacement| replacement.arriving == *server)
+    }
+
+    /// How many members there are, not counting one that is only arriving.
+    pub fn place_count(&self) -> usize {
+        self.members.len().saturating_sub(usize::from(self.replacement.is_some()))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +60,7 @@ pub enum ServerState {
     Up,
     /// Its lease has run out.
     Down,
+    /// Up, and its groups are being moved to others.
     Draining,
 }
 
@@ -59,6 +82,16 @@ pub struct Server {
     pub software_version: String,
     /// Why its store takes no writes; empty: it does.
     pub read_only_reason: String,
+    /// Bytes of the blobs it holds, as its log has them.
+    pub stored_bytes: u64,
+    /// Its groups are being moved to others; also while it is down.
+    pub draining: bool,
+    /// Since when it is down; `None` while it is not.
+    pub down_since: Option<Timestamp>,
+    /// Groups that it is a member of, arriving ones included.
+    pub group_count: u32,
+    /// Groups that it leads.
+    pub lead_count: u32,
 }
 
 impl Server {

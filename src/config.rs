@@ -123,6 +123,9 @@ pub struct DirectoryOptions {
     /// A blob that no version needs is deleted only after this, so that readers under way can finish
     #[arg(long, env = "DFS_GARBAGE_GRACE", default_value = "10m", value_parser = parse_duration, value_name = "DURATION")]
     pub garbage_grace: Duration,
+    /// A file server that has been down for as long gives up its places: others make the copies that it held
+    #[arg(long, env = "DFS_REPAIR_AFTER", default_value = "10m", value_parser = parse_duration, value_name = "DURATION")]
+    pub repair_after: Duration,
 }
 
 /// The Lock service: sessions, leases, queues and fencing tokens

@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use super::{
-    cluster, context::Context, copy, dev, diagnose, diff, edit, error::Result, healthcheck, list, local, locks,
-    members, read, remove, replicas, settings::Flags, shell, stat, transfer, tree, versions, watch, write,
+    administer, cluster, context::Context, copy, dev, diagnose, diff, edit, error::Result, healthcheck, list, local,
+    locks, members, read, remove, replicas, settings::Flags, shell, stat, transfer, tree, versions, watch, write,
 };
 
 /// A distributed file store that cannot lose an update
@@ -79,6 +79,8 @@ pub enum Command {
     /// The servers of the cluster
     #[command(subcommand)]
     Servers(cluster::ServersCommand),
+    /// Spread the groups evenly over the file servers now; without this it happens slowly, while the cluster is calm
+    Rebalance(administer::RebalanceArguments),
     /// The replica groups, and who is in them
     Groups(cluster::GroupsArguments),
     /// The nodes of a consensus group, the Directory's or the Lock service's
@@ -140,6 +142,7 @@ impl Command {
             Self::Lock(command) => locks::run(context, command).await,
             Self::Status => cluster::status(context).await,
             Self::Servers(command) => cluster::servers(context, command).await,
+            Self::Rebalance(arguments) => administer::rebalance(context, arguments).await,
             Self::Groups(arguments) => cluster::groups(context, arguments).await,
             Self::Members(command) => members::run(context, command).await,
             Self::Replicas(arguments) => replicas::run(context, arguments).await,

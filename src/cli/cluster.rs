@@ -4,6 +4,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::{
+    administer,
     context::Context,
     error::{Error, Result},
     output::{Output, Row, as_rfc3339},
@@ -16,6 +17,12 @@ pub enum ServersCommand {
     /// List all servers
     #[command(visible_alias = "list")]
     Ls,
+    /// Move every group of a file server to others, so that it can be removed
+    Drain(administer::DrainArguments),
+    /// End a drain: the server keeps what it still has
+    Resume(administer::ResumeArguments),
+    /// Take a file server out of the cluster that was drained, or is lost for good
+    Rm(administer::RemoveArguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -42,6 +49,8 @@ struct StatusView {
     directory_count: u64,
     blob_count: u64,
     garbage_blob_count: u64,
+    moving_group_count: u32,
+    rebalancing: bool,
 }
 
 #[derive(Serialize)]
@@ -86,6 +95,8 @@ impl From<&ClusterStatus> for StatusView {
             directory_count: status.directory_count,
             blob_count: status.blob_count,
             garbage_blob_count: status.garbage_blob_count,
+            moving_group_count: status.moving_group_count,
+            rebalancing: status.rebalancing,
         }
     }
 }
@@ -123,6 +134,10 @@ fn print_status(output: &mut Output, health: Health, view: &StatusView) -> Resul
     }
     output.line(&format!("servers:  {} of {} up", view.server_up_count, view.server_count))?;
     output.line(&format!("groups:   {} of {} have all members in sync", view.group_full_count, view.group_count))?;
+    if view.moving_group_count > 0 || view.rebalancing {
+        let why = if view.rebalancing { ", to spread all groups evenly" } else { "" };
+        output.line(&format!("moving:   {} groups{why}", view.moving_group_count))?;
+    }
     output.line(&format!("copies:   {}, at least {} in sync for a write", view.copies, view.min_in_sync))?;
     let directories = if view.directory_count == 1 { "directory" } else { "directories" };
     output.line(&format!("files:    {} in {} {directories}", view.file_count, view.directory_count))?;
@@ -155,6 +170,10 @@ struct ServerView {
     disk_used_bytes: u64,
     disk_total_bytes: u64,
     blob_count: u64,
+    stored_bytes: u64,
+    group_count: u32,
+    lead_count: u32,
+    draining: bool,
     #[serde(serialize_with = "as_rfc3339")]
     last_seen_time: u64,
     software_version: String,
@@ -182,10 +201,25 @@ impl ServerView {
             disk_used_bytes: server.disk_used_bytes,
             disk_total_bytes: server.disk_total_bytes,
             blob_count: server.blob_count,
+            stored_bytes: server.stored_bytes,
+            group_count: server.group_count,
+            lead_count: server.lead_count,
+            draining: server.draining,
             last_seen_time: server.last_seen.unwrap_or_default().0,
             software_version: server.software_version.clone(),
             read_only_reason: server.read_only_reason.clone(),
         }
+    }
+
+    fn state_cell(&self) -> String {
+        let drained = self.draining && self.group_count == 0 && self.blob_count == 0;
+        let also = [
+            (self.draining && self.state == "down", "draining"),
+            (drained, "empty"),
+            (!self.read_only_reason.is_empty(), "read only"),
+        ];
+        let also = also.into_iter().filter(|(holds, _)| *holds).map(|(_, word)| word);
+        std::iter::once(self.state).chain(also).collect::<Vec<_>>().join(", ")
     }
 
     fn of_store(&self, text: String) -> String {
@@ -204,6 +238,9 @@ impl Row for ServerView {
         Column::right("USED"),
         Column::right("TOTAL"),
         Column::right("BLOBS"),
+        Column::right("GROUPS"),
+        Column::right("LEADS"),
+        Column::right("STORED").wide(),
         Column::left("LAST SEEN").wide(),
         Column::left("VERSION").wide(),
     ];
@@ -212,13 +249,16 @@ impl Row for ServerView {
         vec![
             self.server_id.clone(),
             self.kind.to_owned(),
-            if self.read_only_reason.is_empty() { self.state.to_owned() } else { format!("{}, read only", self.state) },
+            self.state_cell(),
             self.address.clone(),
             table::or_dash(&self.external_address),
             table::or_dash(&self.zone),
             self.of_store(table::binary_size(self.disk_used_bytes)),
             self.of_store(table::binary_size(self.disk_total_bytes)),
             self.of_store(self.blob_count.to_string()),
+            self.of_store(self.group_count.to_string()),
+            self.of_store(self.lead_count.to_string()),
+            self.of_store(table::binary_size(self.stored_bytes)),
             table::short_time(self.last_seen_time),
             table::or_dash(&self.software_version),
         ]
@@ -230,7 +270,12 @@ impl Row for ServerView {
 }
 
 pub async fn servers(context: &mut Context, command: ServersCommand) -> Result<()> {
-    let ServersCommand::Ls = command;
+    match command {
+        ServersCommand::Ls => {}
+        ServersCommand::Drain(arguments) => return administer::drain(context, arguments).await,
+        ServersCommand::Resume(arguments) => return administer::resume(context, arguments).await,
+        ServersCommand::Rm(arguments) => return administer::remove(context, arguments).await,
+    }
     let client = context.client().await?;
     let servers = client.servers().await?;
     context.output.all(servers.by_kind().map(|(kind, server)| ServerView::new(kind, server)))
@@ -244,6 +289,8 @@ struct GroupView {
     primary: Option<String>,
     in_sync: Vec<String>,
     members: Vec<String>,
+    leaving: Option<String>,
+    arriving: Option<String>,
 }
 
 impl From<&Group> for GroupView {
@@ -254,6 +301,8 @@ impl From<&Group> for GroupView {
             primary: group.primary.as_ref().map(ToString::to_string),
             in_sync: group.in_sync.iter().map(ToString::to_string).collect(),
             members: group.members.iter().map(ToString::to_string).collect(),
+            leaving: group.replacement.as_ref().map(|replacement| replacement.leaving.to_string()),
+            arriving: group.replacement.as_ref().map(|replacement| replacement.arriving.to_string()),
         }
     }
 }
@@ -265,6 +314,7 @@ impl Row for GroupView {
         Column::left("PRIMARY"),
         Column::left("IN SYNC"),
         Column::left("MEMBERS"),
+        Column::left("MOVE"),
     ];
 
     fn cells(&self) -> Vec<String> {
@@ -274,6 +324,10 @@ impl Row for GroupView {
             table::or_dash(self.primary.clone().unwrap_or_default()),
             table::or_dash(self.in_sync.join(",")),
             table::or_dash(self.members.join(",")),
+            match (&self.leaving, &self.arriving) {
+                (Some(leaving), Some(arriving)) => format!("{leaving} to {arriving}"),
+                _ => "-".to_owned(),
+            },
         ]
     }
 
@@ -285,7 +339,7 @@ impl Row for GroupView {
 pub async fn groups(context: &mut Context, arguments: GroupsArguments) -> Result<()> {
     let client = context.client().await?;
     let groups = client.groups().await?;
-    let shown = groups.iter().filter(|group| !arguments.short || group.in_sync.len() < group.members.len());
+    let shown = groups.iter().filter(|group| !arguments.short || group.in_sync.len() < group.place_count());
     context.output.all(shown.map(GroupView::from))
 }
 
@@ -320,6 +374,8 @@ mod tests {
             group_full_count: 0,
             copies: 3,
             min_in_sync: 2,
+            moving_group_count: 0,
+            rebalancing: false,
         }
     }
 
@@ -348,7 +404,8 @@ mod tests {
             members: vec!["fs-a".parse().unwrap(), "fs-b".parse().unwrap()],
             in_sync: vec!["fs-a".parse().unwrap()],
             primary: None,
+            replacement: None,
         };
-        assert_eq!(GroupView::from(&group).cells(), ["1", "2", "-", "fs-a", "fs-a,fs-b"]);
+        assert_eq!(GroupView::from(&group).cells(), ["1", "2", "-", "fs-a", "fs-a,fs-b", "-"]);
     }
 }

@@ -42,6 +42,7 @@ mod versions;
 mod locks;
 mod members;
 
+mod administer;
 mod cluster;
 mod replicas;
 mod watch;

@@ -169,6 +169,8 @@ pub(super) fn cluster_status(status: pb::GetClusterStatusResponse) -> Result<Clu
         group_full_count: status.group_full_count,
         copies: status.copies,
         min_in_sync: status.min_in_sync,
+        moving_group_count: status.moving_group_count,
+        rebalancing: status.rebalancing,
     })
 }
 

@@ -265,6 +265,11 @@ mod tests {
             last_seen: None,
             software_version: String::new(),
             read_only_reason: String::new(),
+            stored_bytes: 0,
+            draining: false,
+            down_since: None,
+            group_count: 0,
+            lead_count: 0,
         }
     }
 
@@ -279,6 +284,7 @@ mod tests {
             members: ids(&["a", "b", "c"]),
             in_sync: ids(&["a", "b"]),
             primary: ids(&[primary]).pop(),
+            replacement: None,
         };
         let servers = [("a", ServerState::Down), ("b", ServerState::Up), ("c", ServerState::Up)];
         ClusterMap {

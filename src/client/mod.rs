@@ -26,6 +26,7 @@
 //! Deliberately absent: a cache of contents (a read that names no version is the newest one), and any write that does
 //! not say what it is based on.
 
+mod administer;
 mod bulk;
 mod call;
 mod channels;
@@ -58,6 +59,7 @@ use std::{
 use tokio_util::task::AbortOnDropHandle;
 
 pub use self::{
+    administer::PlannedMove,
     bulk::{SMALL_FILE_BYTES_MAX, SmallFile},
     cluster::Readiness,
     edit::EditOptions,

@@ -170,6 +170,10 @@ pub struct ClusterStatus {
     pub group_full_count: u32,
     pub copies: u32,
     pub min_in_sync: u32,
+    /// Groups of which a member is being replaced.
+    pub moving_group_count: u32,
+    /// [`super::Client::rebalance`] was called, and is not done yet.
+    pub rebalancing: bool,
 }
 
 /// All servers of a cluster, by kind.

@@ -217,7 +217,7 @@ mod tests {
     fn a_group(group: u32, members: &[&str]) -> Group {
         let members: Vec<ServerId> = members.iter().map(|id| id.parse().unwrap()).collect();
         let primary = members.first().cloned();
-        Group { group: GroupId(group), epoch: Epoch(1), in_sync: members.clone(), members, primary }
+        Group { group: GroupId(group), epoch: Epoch(1), in_sync: members.clone(), members, primary, replacement: None }
     }
 
     fn a_server(id: &str) -> Server {
@@ -233,6 +233,11 @@ mod tests {
             last_seen: None,
             software_version: String::new(),
             read_only_reason: String::new(),
+            stored_bytes: 0,
+            draining: false,
+            down_since: None,
+            group_count: 0,
+            lead_count: 0,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{cluster_id, optional_server_id, optional_timestamp, server_id};
 use crate::{
-    cluster::{ClusterMap, Group, Server, ServerState},
+    cluster::{ClusterMap, Group, Replacement, Server, ServerState},
     pb,
     status::Failure,
     types::{Epoch, GroupId, ServerId},
@@ -13,24 +13,32 @@ fn server_ids(field: &str, texts: &[String]) -> Result<Vec<ServerId>, Failure> {
 }
 
 pub fn group(group: &pb::Group) -> Result<Group, Failure> {
+    let leaving = optional_server_id("group.leaving", &group.leaving)?;
+    let arriving = optional_server_id("group.arriving", &group.arriving)?;
     Ok(Group {
         group: GroupId(group.group),
         epoch: Epoch(group.epoch),
         members: server_ids("group.members", &group.members)?,
         in_sync: server_ids("group.in_sync", &group.in_sync)?,
         primary: optional_server_id("group.primary", &group.primary)?,
+        replacement: leaving.zip(arriving).map(|(leaving, arriving)| Replacement { leaving, arriving }),
     })
 }
 
 impl From<&Group> for pb::Group {
     fn from(group: &Group) -> Self {
         let texts = |servers: &[ServerId]| servers.iter().map(ServerId::to_string).collect();
+        let of_move = |who: fn(&Replacement) -> &ServerId| {
+            group.replacement.as_ref().map(|replacement| who(replacement).to_string()).unwrap_or_default()
+        };
         Self {
             group: group.group.0,
             epoch: group.epoch.0,
             members: texts(&group.members),
             in_sync: texts(&group.in_sync),
             primary: group.primary.as_ref().map(ServerId::to_string).unwrap_or_default(),
+            leaving: of_move(|replacement| &replacement.leaving),
+            arriving: of_move(|replacement| &replacement.arriving),
         }
     }
 }
@@ -57,6 +65,11 @@ pub fn server(server: &pb::Server) -> Result<Server, Failure> {
         last_seen: optional_timestamp("server.last_seen_time", server.last_seen_time.as_ref())?,
         software_version: server.software_version.clone(),
         read_only_reason: server.read_only_reason.clone(),
+        stored_bytes: server.stored_bytes,
+        draining: server.draining,
+        down_since: optional_timestamp("server.down_since_time", server.down_since_time.as_ref())?,
+        group_count: server.group_count,
+        lead_count: server.lead_count,
     })
 }
 
@@ -79,6 +92,11 @@ impl From<&Server> for pb::Server {
             last_seen_time: server.last_seen.map(Into::into),
             software_version: server.software_version.clone(),
             read_only_reason: server.read_only_reason.clone(),
+            stored_bytes: server.stored_bytes,
+            draining: server.draining,
+            down_since_time: server.down_since.map(Into::into),
+            group_count: server.group_count,
+            lead_count: server.lead_count,
         }
     }
 }
@@ -138,17 +156,23 @@ mod tests {
             last_seen: Some(Timestamp(4)),
             software_version: "0.1.0".into(),
             read_only_reason: "disk full".into(),
+            stored_bytes: 5,
+            draining: true,
+            down_since: Some(Timestamp(6)),
+            group_count: 7,
+            lead_count: 8,
         }
     }
 
     #[test]
     fn a_cluster_map_survives_the_wire() {
         let (a, b): (ServerId, ServerId) = ("a".parse().unwrap(), "b".parse().unwrap());
-        let group = |number, primary| Group {
+        let group = |number, primary: Option<ServerId>| Group {
             group: GroupId(number),
             epoch: Epoch(5),
             members: vec![a.clone(), b.clone()],
             in_sync: vec![b.clone()],
+            replacement: primary.clone().map(|_| Replacement { leaving: b.clone(), arriving: a.clone() }),
             primary,
         };
         let map = ClusterMap {

@@ -114,6 +114,12 @@ impl View {
 
 /// A member has deleted these blobs for good; when all have, they are forgotten.
 pub(super) fn confirm_deleted(tables: &mut Tables, server: &ServerId, blobs: &[BlobId]) -> Result<Effect, Error> {
+    let changed = settle_deletions(tables, server, blobs)?;
+    Ok(if changed { Effect::Changed(Outcome::Done) } else { Effect::Nothing(Outcome::Done) })
+}
+
+/// Nobody waits any longer for the server to delete these. Whether anybody did.
+pub(super) fn settle_deletions(tables: &mut Tables, server: &ServerId, blobs: &[BlobId]) -> Result<bool, StorageError> {
     let mut changed = false;
     for &blob in blobs {
         if tables.deletions.remove((server.as_str(), key(blob)))?.is_none() {
@@ -128,7 +134,7 @@ pub(super) fn confirm_deleted(tables: &mut Tables, server: &ServerId, blobs: &[B
             tables.blobs.put(key(blob), &row)?;
         }
     }
-    Ok(if changed { Effect::Changed(Outcome::Done) } else { Effect::Nothing(Outcome::Done) })
+    Ok(changed)
 }
 
 fn forget(tables: &mut Tables, blob: BlobId) -> Result<(), StorageError> {

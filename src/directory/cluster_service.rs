@@ -13,11 +13,12 @@ use super::{
     health::{self, Health},
     heartbeat,
     lease::{HEARTBEAT_INTERVAL, LEASE, Stats},
-    mutations, report,
+    mover, mutations, report,
+    view::View,
 };
 use crate::{
     cluster::{Server, ServerState},
-    convert::cluster_id,
+    convert::{cluster_id, server_id},
     pb,
     status::Failure,
     types::{FencingToken, ServerId},
@@ -81,6 +82,37 @@ impl pb::cluster_server::Cluster for ClusterService {
         let group = directory.cluster_map().groups.get(&group).map(Into::into);
         Ok(Response::new(pb::AddInSyncResponse { header, group }))
     }
+
+    async fn drain_server(&self, request: Request<pb::DrainServerRequest>) -> Answer<pb::DrainServerResponse> {
+        let directory = self.0.enter()?;
+        let request = request.get_ref();
+        let server = server_id("server_id", &request.server_id)?;
+        let moves = mover::drain(&directory, server, request.validate_only).await?;
+        Ok(Response::new(pb::DrainServerResponse { header: directory.header_now(), moves }))
+    }
+
+    async fn resume_server(&self, request: Request<pb::ResumeServerRequest>) -> Answer<pb::ResumeServerResponse> {
+        let directory = self.0.enter()?;
+        mover::resume(&directory, server_id("server_id", &request.get_ref().server_id)?).await?;
+        Ok(Response::new(pb::ResumeServerResponse { header: directory.header_now() }))
+    }
+
+    async fn remove_server(&self, request: Request<pb::RemoveServerRequest>) -> Answer<pb::RemoveServerResponse> {
+        let directory = self.0.enter()?;
+        let request = request.get_ref();
+        let server = server_id("server_id", &request.server_id)?;
+        let remaining_group_count = mover::remove(&directory, server, request.lost).await?;
+        Ok(Response::new(pb::RemoveServerResponse { header: directory.header_now(), remaining_group_count }))
+    }
+
+    async fn rebalance_servers(
+        &self,
+        request: Request<pb::RebalanceServersRequest>,
+    ) -> Answer<pb::RebalanceServersResponse> {
+        let directory = self.0.enter()?;
+        let moves = mover::rebalance(&directory, request.get_ref().validate_only).await?;
+        Ok(Response::new(pb::RebalanceServersResponse { header: directory.header_now(), moves }))
+    }
 }
 
 async fn register(
@@ -116,6 +148,8 @@ async fn register(
         disk_used_bytes: request.disk_used_bytes,
         disk_total_bytes: request.disk_total_bytes,
         blob_count: request.blob_count,
+        // Its first beat says.
+        stored_bytes: 0,
         read_only_reason: String::new(),
         uploading: BTreeSet::new(),
         leads: false,
@@ -137,7 +171,8 @@ async fn register(
 }
 
 async fn status(directory: &Directory) -> Result<pb::GetClusterStatusResponse, Failure> {
-    let (counts, settings) = directory.reader.read(|view| Ok((view.counts()?, view.settings().cloned()))).await?;
+    let look = |view: &View| Ok((view.counts()?, view.settings().cloned(), view.is_rebalancing()));
+    let (counts, settings, rebalancing) = directory.reader.read(look).await?;
     let settings = settings.ok_or(Rejected::NotBootstrapped)?;
     let map = directory.cluster_map();
     let facts = health::Facts {
@@ -160,7 +195,9 @@ async fn status(directory: &Directory) -> Result<pb::GetClusterStatusResponse, F
         server_count: map.servers.len() as u32,
         server_up_count: map.servers.values().filter(is_up).count() as u32,
         group_count: map.group_count,
-        group_full_count: map.groups.values().filter(|group| group.in_sync.len() == group.members.len()).count() as u32,
+        group_full_count: map.groups.values().filter(|group| group.in_sync.len() >= group.place_count()).count() as u32,
+        moving_group_count: map.groups.values().filter(|group| group.replacement.is_some()).count() as u32,
+        rebalancing,
         copies: map.copies,
         min_in_sync: map.min_in_sync,
     })

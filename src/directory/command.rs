@@ -26,6 +26,8 @@ pub struct Settings {
     /// What is younger is kept whatever its number.
     pub keep_for_ms: u64,
     pub garbage_grace_ms: u64,
+    /// A file server that has been down for as long gives up its places.
+    pub repair_after_ms: u64,
 }
 
 /// How to reach a server.
@@ -207,6 +209,42 @@ pub enum Command {
         group: GroupId,
         epoch: Epoch,
         member: ServerId,
+    },
+    /// Begins a move: `arriving` becomes a member, and takes the place of `leaving` once it is in sync.
+    MoveGroup {
+        group: GroupId,
+        epoch: Epoch,
+        /// `None`: the group is short of members, and gets one more.
+        leaving: Option<ServerId>,
+        arriving: ServerId,
+    },
+    /// Gives up a move whose arriving member is not in sync.
+    DropArriving {
+        group: GroupId,
+        epoch: Epoch,
+    },
+    /// The file server's groups are to move to others.
+    DrainServer {
+        server: ServerId,
+    },
+    /// It is not to be drained any more, and keeps what it still has.
+    ResumeServer {
+        server: ServerId,
+    },
+    /// The server does not belong to the cluster any more, nor does its data folder ever again.
+    RemoveServer {
+        server: ServerId,
+        /// It is dead and will not come back: it gives up its places, and goes with the last of them.
+        lost: bool,
+    },
+    /// The server holds no blobs any more of groups that it left at these epochs.
+    ConfirmEmptied {
+        server: ServerId,
+        groups: Vec<(GroupId, Epoch)>,
+    },
+    /// Somebody asks for the groups to be spread evenly over the file servers, or that is over.
+    Rebalance {
+        begin: bool,
     },
     /// The server has deleted these garbage blobs for good.
     ConfirmDeleted {

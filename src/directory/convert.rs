@@ -310,6 +310,10 @@ pub fn reported_groups(groups: &[pb::GroupEpoch]) -> Result<Vec<(GroupId, Epoch)
     Ok(groups.iter().map(|item| (GroupId(item.group), Epoch(item.epoch))).collect())
 }
 
+pub fn group_epoch((group, epoch): (GroupId, Epoch)) -> pb::GroupEpoch {
+    pb::GroupEpoch { group: group.0, epoch: epoch.0 }
+}
+
 pub fn add_in_sync(request: &pb::AddInSyncRequest) -> Result<Command, Failure> {
     Ok(Command::AddInSync {
         primary: server_id("server_id", &request.server_id)?,

@@ -314,6 +314,7 @@ mod tests {
             keep_versions: 1,
             keep_for_ms: 0,
             garbage_grace_ms: 0,
+            repair_after_ms: 0,
         };
         let bootstrap = Command::Bootstrap { cluster: ClusterId::random(), lock_key: [7; 32], settings };
         database.apply(Timestamp(1), &[bootstrap]).unwrap();

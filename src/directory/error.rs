@@ -69,6 +69,24 @@ pub enum Rejected {
     NotAMember { server: ServerId, group: GroupId },
     #[error("the store of {server} takes no writes")]
     TakesNoWrites { server: ServerId },
+    #[error("group {group} is moving already")]
+    GroupMoves { group: GroupId },
+    #[error("{server} cannot take a place in group {group}")]
+    CannotArrive { server: ServerId, group: GroupId },
+    #[error(
+        "the groups need {needed} file servers that are up and not draining, and without {server} there are {have}"
+    )]
+    TooFewServers { server: ServerId, needed: u32, have: u32 },
+    #[error("{server} holds {groups} groups; drain it first, or say that it is lost")]
+    ServerHoldsGroups { server: ServerId, groups: u32 },
+    #[error("{server} is up and not drained; drain it first")]
+    ServerInUse { server: ServerId },
+    #[error("{server} is up: it is not lost; drain it")]
+    ServerNotLost { server: ServerId },
+    #[error("group {group} is in sync on {server} alone: without it, what the group holds is lost")]
+    OnlyCopy { server: ServerId, group: GroupId },
+    #[error("{server} was removed from the cluster; to use this machine again, start it with an empty data folder")]
+    ServerRemoved { server: ServerId },
     #[error("the data folder belongs to another cluster")]
     OtherCluster,
     #[error("`{field}` cannot be changed any more")]

@@ -1,11 +1,11 @@
-//! A replica group's configuration: who may leave the in-sync set, and who becomes primary.
+//! A replica group's configuration: who may leave the in-sync set, who becomes primary, and how members are replaced.
 //!
 //! The in-sync set is what makes a commit safe, so it only ever shrinks to members that hold everything, and not below
 //! `min_in_sync`: a set that small keeps its dead members and refuses writes rather than hold what was committed on
 //! too few. Every change raises the epoch, and a primary of an older epoch can commit nothing.
 
 use crate::{
-    cluster::Group,
+    cluster::{Group, Replacement},
     types::{Epoch, ServerId},
 };
 
@@ -15,6 +15,8 @@ pub(super) enum Fitness {
     Dead,
     /// Alive, and its store takes no writes.
     ReadOnly,
+    /// Good for everything, and about to go: it leads only where nobody else can.
+    Leaving,
     Fit,
 }
 
@@ -46,6 +48,63 @@ pub(super) fn join(group: &mut Group, server: &ServerId) {
     if !group.is_in_sync(server) {
         group.in_sync.push(server.clone());
         group.in_sync.sort_unstable();
+    }
+}
+
+/// Begins a move: `arriving` is a member from now on, not in sync, and takes the place of `leaving` when it is.
+pub(super) fn replace(group: &mut Group, leaving: &ServerId, arriving: &ServerId) {
+    add_member(group, arriving);
+    group.replacement = Some(Replacement { leaving: leaving.clone(), arriving: arriving.clone() });
+}
+
+/// A further member, not in sync.
+pub(super) fn add_member(group: &mut Group, server: &ServerId) {
+    group.members.push(server.clone());
+    group.members.sort_unstable();
+}
+
+/// Ends a move whose arriving member is in sync: the leaving one is no member any more. Whether that changed anything.
+///
+/// It stays while the set could not spare it: at least `at_least` others must be in sync, and alive if it is.
+pub(super) fn finish(group: &mut Group, fitness: impl Fn(&ServerId) -> Fitness, at_least: usize) -> bool {
+    let Some(Replacement { leaving, arriving }) = group.replacement.clone() else { return false };
+    if !group.is_in_sync(&arriving) {
+        return false;
+    }
+    let others = || group.in_sync.iter().filter(|member| **member != leaving);
+    let alive = others().filter(|member| fitness(member) > Fitness::Dead).count();
+    let can_be_spared = others().count() >= at_least && (alive >= at_least || fitness(&leaving) == Fitness::Dead);
+    if group.is_in_sync(&leaving) && !can_be_spared {
+        return false;
+    }
+    remove_member(group, &leaving);
+    true
+}
+
+/// Gives up a move whose arriving member is not in sync: that one is no member any more. Whether that changed anything.
+pub(super) fn drop_arriving(group: &mut Group) -> bool {
+    let Some(Replacement { arriving, .. }) = group.replacement.clone() else { return false };
+    if group.is_in_sync(&arriving) {
+        return false;
+    }
+    remove_member(group, &arriving);
+    true
+}
+
+/// Whoever it was to be replaced by, the server is back, and in sync: it keeps its place. Whether that changed anything.
+pub(super) fn keep_place(group: &mut Group, server: &ServerId) -> bool {
+    group.is_leaving(server) && group.is_in_sync(server) && drop_arriving(group)
+}
+
+/// Takes a server out of the group altogether. A move that it had a part in is over.
+pub(super) fn remove_member(group: &mut Group, server: &ServerId) {
+    group.members.retain(|member| member != server);
+    group.in_sync.retain(|member| member != server);
+    if group.is_primary(server) {
+        group.primary = None;
+    }
+    if group.is_leaving(server) || group.is_arriving(server) {
+        group.replacement = None;
     }
 }
 
@@ -106,6 +165,7 @@ mod tests {
             members: ids(members),
             in_sync: ids(in_sync),
             primary: primary.map(|id| id.parse().unwrap()),
+            replacement: None,
         }
     }
 

@@ -5,7 +5,11 @@
 
 use std::fmt::Display;
 
-use crate::cluster::{ClusterMap, Group, Server, ServerState};
+use super::plan;
+use crate::{
+    cluster::{ClusterMap, Group, Server, ServerState},
+    types::ServerId,
+};
 
 /// Share of a disk from which it is called nearly full, and full.
 const DISK_NEARLY_FULL_PERCENT: u64 = 85;
@@ -45,7 +49,7 @@ pub struct Facts {
 /// What wants attention, worst first.
 pub fn checks(map: &ClusterMap, facts: Facts) -> Vec<Check> {
     let mut checks: Vec<Check> =
-        [servers(map), groups(map), disks(map), lock(map, facts), garbage(map, facts)].concat();
+        [servers(map), groups(map), places(map), disks(map), lock(map, facts), garbage(map, facts)].concat();
     checks.extend(not_begun(map, facts));
     checks.sort_by_key(|check| std::cmp::Reverse(check.health));
     checks
@@ -101,7 +105,7 @@ fn servers(map: &ClusterMap) -> Vec<Check> {
 /// How many copies a group's blobs have, and what that means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupState {
-    /// Every member is live and in sync.
+    /// Every member is live and in sync, but for one that is only arriving.
     Full,
     /// Fewer than there should be, enough for writes.
     Short,
@@ -116,7 +120,7 @@ pub fn state_of(map: &ClusterMap, group: &Group) -> GroupState {
     match group.primary {
         None => GroupState::WithoutPrimary,
         Some(_) if live < map.min_in_sync as usize => GroupState::BelowMinimum,
-        Some(_) if live < group.members.len() => GroupState::Short,
+        Some(_) if live < group.place_count() => GroupState::Short,
         Some(_) => GroupState::Full,
     }
 }
@@ -150,6 +154,50 @@ fn groups(map: &ClusterMap) -> Vec<Check> {
         let summary = format!("{} groups have fewer copies in sync than they should", short.len());
         let hint = "nothing to do while servers catch up; else start the servers that are down";
         checks.push(check("GROUP_SHORT", Health::Warn, summary, hint, ids(&short)));
+    }
+    checks
+}
+
+/// Groups that lack a copy for which there is no server, and copies that need not share a zone.
+fn places(map: &ClusterMap) -> Vec<Check> {
+    let is_fit = |server: &&Server| server.state == ServerState::Up && server.read_only_reason.is_empty();
+    let spare = |group: &Group| map.servers.values().filter(is_fit).find(|server| !group.is_member(&server.server));
+    let is_gone =
+        |id: &ServerId| map.servers.get(id).is_none_or(|server| server.state == ServerState::Down || server.draining);
+    let lacks = |group: &&Group| {
+        group.place_count() < map.copies as usize || group.members.iter().any(|member| is_gone(member))
+    };
+    let stranded: Vec<&Group> = map
+        .groups
+        .values()
+        .filter(lacks)
+        .filter(|group| group.replacement.is_none() && spare(group).is_none())
+        .collect();
+    let zone = |id: &ServerId| map.servers.get(id).map_or("", |server| server.zone.as_str());
+    let zones = |group: &Group, more: Option<&Server>| {
+        let all = group.members.iter().chain(more.map(|server| &server.server)).map(|id| (id, zone(id)));
+        plan::shared_zones(all)
+    };
+    let crowded: Vec<&Group> = map
+        .groups
+        .values()
+        .filter(|group| {
+            let shared = zones(group, None);
+            let apart = |server: &Server| !group.is_member(&server.server) && zones(group, Some(server)) == shared;
+            shared > 0 && map.servers.values().filter(is_fit).any(apart)
+        })
+        .collect();
+    let ids = |groups: &[&Group]| groups.iter().map(|group| group.group).collect::<Vec<_>>().into_iter();
+    let mut checks = Vec::new();
+    if !stranded.is_empty() {
+        let summary = format!("{} groups lack a copy, and there is no other file server to hold it", stranded.len());
+        let hint = "add a file server, or start those that are down; the copies are made by themselves";
+        checks.push(check("NO_SPARE_SERVER", Health::Warn, summary, hint, ids(&stranded)));
+    }
+    if !crowded.is_empty() {
+        let summary = format!("copies of {} groups share a zone though another zone has a server", crowded.len());
+        let hint = "run dfs-cli rebalance; when the cluster is calm they are moved apart by themselves";
+        checks.push(check("ZONE_SHARED", Health::Warn, summary, hint, ids(&crowded)));
     }
     checks
 }
@@ -226,7 +274,8 @@ fn garbage(map: &ClusterMap, facts: Facts) -> Vec<Check> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{ClusterId, Epoch, GroupId, ServerId};
+    use crate::cluster::Replacement;
+    use crate::types::{ClusterId, Epoch, GroupId};
 
     const FACTS: Facts = Facts { initial_fileservers: 3, garbage_blobs: 0, lock_is_led: Some(true) };
 
@@ -247,6 +296,11 @@ mod tests {
             last_seen: None,
             software_version: String::new(),
             read_only_reason: String::new(),
+            stored_bytes: 0,
+            draining: false,
+            down_since: None,
+            group_count: 0,
+            lead_count: 0,
         }
     }
 
@@ -256,6 +310,7 @@ mod tests {
             group: GroupId(0),
             epoch: Epoch(1),
             primary: Some(id("a")),
+            replacement: None,
             in_sync: members.clone(),
             members: members.clone(),
         };
@@ -295,12 +350,42 @@ mod tests {
     fn one_lost_server_is_a_warning_two_are_an_error() {
         let mut map = a_healthy_map();
         take_down(&mut map, &["c"]);
-        expect_codes(&map, FACTS, &[("SERVER_DOWN", Health::Warn), ("GROUP_SHORT", Health::Warn)]);
+        let (down, spare) = (("SERVER_DOWN", Health::Warn), ("NO_SPARE_SERVER", Health::Warn));
+        expect_codes(&map, FACTS, &[down, ("GROUP_SHORT", Health::Warn), spare]);
         take_down(&mut map, &["b"]);
-        expect_codes(&map, FACTS, &[("GROUP_BELOW_MINIMUM", Health::Error), ("SERVER_DOWN", Health::Warn)]);
+        expect_codes(&map, FACTS, &[("GROUP_BELOW_MINIMUM", Health::Error), down, spare]);
         map.groups.get_mut(&GroupId(0)).unwrap().primary = None;
-        expect_codes(&map, FACTS, &[("GROUP_WITHOUT_PRIMARY", Health::Error), ("SERVER_DOWN", Health::Warn)]);
+        expect_codes(&map, FACTS, &[("GROUP_WITHOUT_PRIMARY", Health::Error), down, spare]);
         assert_eq!(overall(&checks(&map, FACTS)), Health::Error);
+    }
+
+    #[test]
+    fn a_group_that_moves_is_not_short_and_a_spare_server_is_no_warning() {
+        let mut map = a_healthy_map();
+        map.servers.insert(id("d"), a_server("d"));
+        let group = map.groups.get_mut(&GroupId(0)).unwrap();
+        group.members.push(id("d"));
+        group.replacement = Some(Replacement { leaving: id("a"), arriving: id("d") });
+        map.servers.get_mut(&id("a")).unwrap().draining = true;
+        expect_codes(&map, FACTS, &[]);
+        let group = map.groups.get_mut(&GroupId(0)).unwrap();
+        (group.members.pop(), group.replacement.take());
+        expect_codes(&map, FACTS, &[]);
+        map.servers.remove(&id("d"));
+        expect_codes(&map, FACTS, &[("NO_SPARE_SERVER", Health::Warn)]);
+    }
+
+    #[test]
+    fn copies_that_share_a_zone_are_named_when_they_need_not() {
+        let mut map = a_healthy_map();
+        for name in ["a", "b"] {
+            map.servers.get_mut(&id(name)).unwrap().zone = "east".to_owned();
+        }
+        expect_codes(&map, FACTS, &[]);
+        map.servers.insert(id("d"), Server { zone: "east".to_owned(), ..a_server("d") });
+        expect_codes(&map, FACTS, &[]);
+        map.servers.insert(id("e"), Server { zone: "west".to_owned(), ..a_server("e") });
+        expect_codes(&map, FACTS, &[("ZONE_SHARED", Health::Warn)]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{
     convert::{server_id, store_id},
     pb,
     status::{Failure, Reason},
-    types::{BlobId, ServerId, StoreId},
+    types::{BlobId, Epoch, GroupId, ServerId, StoreId},
 };
 
 /// Blobs that one answer tells to delete.
@@ -57,6 +57,14 @@ async fn next(beats: &mut Streaming<pb::HeartbeatRequest>) -> Result<Option<pb::
     }
 }
 
+/// What a server is to do.
+#[derive(Default)]
+struct Directives {
+    delete_blobs: Vec<BlobId>,
+    /// With the epochs at which it left.
+    left_groups: Vec<(GroupId, Epoch)>,
+}
+
 /// A server's end of the lease while its stream is open.
 struct Connection {
     directory: Arc<Directory>,
@@ -64,6 +72,8 @@ struct Connection {
     store: StoreId,
     /// Deletions that beats have brought and that are not confirmed yet.
     deleted: Mutex<Vec<BlobId>>,
+    /// As `deleted`: groups of which the server holds nothing any more.
+    emptied: Mutex<Vec<(GroupId, Epoch)>>,
     /// A beat that is not answered yet.
     beaten: Notify,
 }
@@ -80,7 +90,14 @@ impl Connection {
         let server = server_id("server_id", &first.server_id)?;
         let store = store_id("store_id", &first.store_id)?;
         directory.leases().connected(&server, store);
-        Ok(Self { directory, server, store, deleted: Mutex::default(), beaten: Notify::new() })
+        Ok(Self {
+            directory,
+            server,
+            store,
+            deleted: Mutex::default(),
+            emptied: Mutex::default(),
+            beaten: Notify::new(),
+        })
     }
 
     async fn listen(&self, mut beats: Streaming<pb::HeartbeatRequest>) -> Result<(), Ended> {
@@ -101,10 +118,12 @@ impl Connection {
             disk_used_bytes: beat.disk_used_bytes,
             disk_total_bytes: beat.disk_total_bytes,
             blob_count: beat.blob_count,
+            stored_bytes: beat.stored_bytes,
             read_only_reason: convert::remark(&beat.read_only_reason),
             uploading: convert::uploading_groups(&beat.uploading_groups)?,
             leads: beat.leads,
         };
+        let emptied = convert::reported_groups(&beat.emptied_groups)?;
         let seen = self.directory.time();
         match self.directory.leases().heard(&self.server, self.store, stats, seen, Instant::now()) {
             Beat::Counted => {}
@@ -117,6 +136,10 @@ impl Connection {
         // What is too much now is told and confirmed again later.
         if deleted.len() + blobs.len() <= convert::BLOBS_MAX {
             deleted.extend(blobs);
+        }
+        // The newest beat says all that was not confirmed before.
+        if !emptied.is_empty() {
+            *self.emptied.lock().unwrap_or_else(PoisonError::into_inner) = emptied;
         }
         Ok(())
     }
@@ -133,10 +156,18 @@ impl Connection {
         let (mut beaten, mut map_is_new) = (true, true);
         let mut told = None;
         loop {
-            let deletions = self.settle(beaten, &mut told).await.unwrap_or_else(|failure| {
-                tracing::warn!(server = %self.server, %failure, "a heartbeat is answered without directives");
-                Vec::new()
-            });
+            let directives = match self.settle(beaten, &mut told).await {
+                Ok(directives) => directives,
+                // It was removed: it hears why when it registers.
+                Err(failure) if matches!(failure.reason, Reason::ServerNotFound | Reason::ServerRemoved) => {
+                    directory.leases().forget(&self.server);
+                    return Err(failure.into());
+                }
+                Err(failure) => {
+                    tracing::warn!(server = %self.server, %failure, "a heartbeat is answered without directives");
+                    Directives::default()
+                }
+            };
             // Marked as seen before it is read: a map that comes between is sent twice rather than never.
             let cluster_map = (map_is_new || maps.has_changed().unwrap_or(false)).then(|| {
                 maps.mark_unchanged();
@@ -146,7 +177,8 @@ impl Connection {
                 header: directory.header_now(),
                 directory_time: Some(directory.time().into()),
                 cluster_map: cluster_map.as_ref().map(Into::into),
-                delete_blobs: deletions.iter().map(BlobId::to_string).collect(),
+                delete_blobs: directives.delete_blobs.iter().map(BlobId::to_string).collect(),
+                left_groups: directives.left_groups.into_iter().map(convert::group_epoch).collect(),
             })
             .await?;
             (beaten, map_is_new) = tokio::select! {
@@ -176,10 +208,10 @@ impl Connection {
         }
     }
 
-    /// Makes what was heard part of the state, and says which blobs to delete. Only a beat shows that a server which is
+    /// Makes what was heard part of the state, and says what to delete. Only a beat shows that a server which is
     /// down is back: the news that it is down does not. `told` is when deletions were last told that are not confirmed
     /// yet. What fails is done with a later beat.
-    async fn settle(&self, beaten: bool, told: &mut Option<Instant>) -> Result<Vec<BlobId>, Failure> {
+    async fn settle(&self, beaten: bool, told: &mut Option<Instant>) -> Result<Directives, Failure> {
         let (proposer, server) = (&self.directory.proposer, &self.server);
         if beaten && self.directory.is_down(server) {
             proposer.propose(Command::MarkUp { server: server.clone() }).await?;
@@ -193,12 +225,20 @@ impl Connection {
             proposer.propose(Command::ConfirmDeleted { server: server.clone(), blobs }).await?;
             *told = None;
         }
-        if told.is_some_and(|told| told.elapsed() < TELL_AGAIN) {
-            return Ok(Vec::new());
+        let emptied = std::mem::take(&mut *self.emptied.lock().unwrap_or_else(PoisonError::into_inner));
+        if !emptied.is_empty() {
+            proposer.propose(Command::ConfirmEmptied { server: server.clone(), groups: emptied }).await?;
         }
+        let limit = if told.is_some_and(|told| told.elapsed() < TELL_AGAIN) { 0 } else { DELETIONS_MAX };
         let server = server.clone();
-        let blobs = self.directory.reader.read(move |view| Ok(view.blobs_to_delete(&server, DELETIONS_MAX)?)).await?;
-        *told = (!blobs.is_empty()).then(Instant::now);
-        Ok(blobs)
+        let directives = self.directory.reader.read(move |view| {
+            let delete_blobs = view.blobs_to_delete(&server, limit)?;
+            Ok(Directives { delete_blobs, left_groups: view.departures_of(&server)? })
+        });
+        let directives = directives.await?;
+        if limit > 0 {
+            *told = (!directives.delete_blobs.is_empty()).then(Instant::now);
+        }
+        Ok(directives)
     }
 }

@@ -30,6 +30,8 @@ pub struct Stats {
     pub disk_used_bytes: u64,
     pub disk_total_bytes: u64,
     pub blob_count: u64,
+    /// Of its blobs.
+    pub stored_bytes: u64,
     /// Why its store takes no writes; empty: it does.
     pub read_only_reason: String,
     /// Groups that it leads and in which a write has been under way for a while.
@@ -168,6 +170,11 @@ impl Table {
         (led || all_heard).then_some(led)
     }
 
+    /// What each server last said.
+    pub fn stats(&self) -> BTreeMap<ServerId, Stats> {
+        self.servers.iter().map(|(server, known)| (server.clone(), known.stats.clone())).collect()
+    }
+
     /// Fills in what the server last said about itself. That its store takes no writes holds until the Directory believes
     /// otherwise.
     pub fn describe(&self, server: &mut Server) {
@@ -175,6 +182,7 @@ impl Table {
             server.disk_used_bytes = known.stats.disk_used_bytes;
             server.disk_total_bytes = known.stats.disk_total_bytes;
             server.blob_count = known.stats.blob_count;
+            server.stored_bytes = known.stats.stored_bytes;
             if !known.stats.read_only_reason.is_empty() {
                 server.read_only_reason.clone_from(&known.stats.read_only_reason);
             }

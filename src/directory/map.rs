@@ -31,14 +31,27 @@ pub fn load(view: &View) -> Result<ClusterMap, Error> {
             ServerKind::Directory => map.directory_servers.push(server),
         }
     }
+    for group in map.groups.values() {
+        for member in &group.members {
+            if let Some(server) = map.servers.get_mut(member) {
+                server.group_count += 1;
+                server.lead_count += u32::from(group.is_primary(member));
+            }
+        }
+    }
     Ok(map)
 }
 
 fn server(record: ServerRecord) -> Server {
+    let state = match &record {
+        ServerRecord { down: true, .. } => ServerState::Down,
+        ServerRecord { draining: true, .. } => ServerState::Draining,
+        ServerRecord { .. } => ServerState::Up,
+    };
     let registration = record.registration;
     Server {
         server: registration.server,
-        state: if record.down { ServerState::Down } else { ServerState::Up },
+        state,
         address: registration.address,
         external_address: registration.external_address,
         zone: registration.zone,
@@ -48,5 +61,10 @@ fn server(record: ServerRecord) -> Server {
         last_seen: None,
         software_version: registration.software_version,
         read_only_reason: record.read_only_reason,
+        stored_bytes: 0,
+        draining: record.draining,
+        down_since: record.down_since.filter(|_| record.down),
+        group_count: 0,
+        lead_count: 0,
     }
 }

@@ -1,6 +1,7 @@
-//! Who belongs to the cluster: its making and settings, servers that come and go, and what that means for the groups.
+//! Who belongs to the cluster: its making and settings, servers that come and go by themselves, and what that means for the
+//! groups. What people ask for, and moves, are next door in [`super::moves`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use redb::ReadableTable;
 
@@ -11,7 +12,9 @@ use crate::{
 
 use super::{
     command::{Outcome, Registration, ServerKind, Settings},
-    error::{Error, Rejected, StorageError},
+    departures,
+    error::{Error, Rejected},
+    fleet::{Fleet, all_groups, all_servers, reconfigure},
     group::{self, Fitness},
     model::{Cluster, EntryKind, Node, ServerRecord, Totals},
     namespace,
@@ -85,8 +88,17 @@ pub(super) fn register(tables: &mut Tables, registration: &Registration) -> Resu
     let server = &registration.server;
     let key = (server_kind_out(registration.kind), server.as_str());
     let before = tables.servers.get(key)?;
+    check_not_removed(tables, registration, before.as_ref())?;
+    let draining = before.as_ref().is_some_and(|before| before.draining);
     // It has opened its store anew; whether that takes writes its beats will say.
-    let record = ServerRecord { registration: registration.clone(), down: false, read_only_reason: String::new() };
+    let record = ServerRecord {
+        registration: registration.clone(),
+        down: false,
+        read_only_reason: String::new(),
+        down_since: None,
+        draining,
+        lost: false,
+    };
     let is_file_server = registration.kind == ServerKind::FileServer;
     let leads = is_file_server && all_groups(tables)?.iter().any(|group| group.is_primary(server));
     if before.as_ref() == Some(&record) && !leads {
@@ -102,14 +114,31 @@ pub(super) fn register(tables: &mut Tables, registration: &Registration) -> Resu
     tables.servers.put(key, &record)?;
     tables.state.map_version += 1;
     if is_file_server {
+        if wiped {
+            departures::forget(tables, server)?;
+        }
         reconfigure(tables, |group| {
             let led = group.is_primary(server);
             let left = wiped && group::leave(group, server, 1);
-            led || left
+            let kept = !draining && group::keep_place(group, server);
+            led || left || kept
         })?;
         make_groups(tables)?;
     }
     Ok(Effect::Changed(Outcome::Registered))
+}
+
+/// What was removed does not come back: its groups have gone on without it.
+fn check_not_removed(tables: &Tables, registration: &Registration, before: Option<&ServerRecord>) -> Result<(), Error> {
+    let server = registration.server.clone();
+    if tables.removed.get(registration.store.0.as_u128())?.is_some() {
+        return Err(Rejected::ServerRemoved { server }.into());
+    }
+    match before.filter(|before| before.lost) {
+        Some(lost) if lost.registration.store == registration.store => Err(Rejected::ServerRemoved { server }.into()),
+        Some(_) => Err(Rejected::ServerIdTaken { server }.into()),
+        None => Ok(()),
+    }
 }
 
 /// The server may start again from nothing: the old one is down, and no in-sync set consists of it alone.
@@ -145,14 +174,16 @@ fn make_groups(tables: &mut Tables) -> Result<(), Error> {
     let settings = tables.cluster()?.settings.clone();
     let candidates: Vec<Candidate> = all_servers(tables, ServerKind::FileServer)?
         .into_iter()
-        .filter(|record| !record.down)
+        .filter(|record| record.fitness() >= Fitness::ReadOnly && !record.draining)
         .map(|record| Candidate { server: record.registration.server, zone: record.registration.zone })
         .collect();
     let groups = all_groups(tables)?;
     if !groups.is_empty() {
-        for mut group in placement::fill(groups, &candidates, settings.copies) {
+        let departed = departures::all(tables)?;
+        let may_hold = |server: &ServerId, group| !departed.contains(&(server.clone(), group));
+        for mut group in placement::fill(groups, &candidates, settings.copies, may_hold) {
             group::next_epoch(&mut group);
-            tables.groups.put(group.group.0, &group)?;
+            departures::put_group(tables, &group)?;
         }
         return Ok(());
     }
@@ -162,7 +193,7 @@ fn make_groups(tables: &mut Tables) -> Result<(), Error> {
     let mut fleet = Fleet::load(tables)?;
     for mut group in placement::place(&candidates, settings.group_count, settings.copies) {
         fleet.tidy(&mut group);
-        tables.groups.put(group.group.0, &group)?;
+        departures::put_group(tables, &group)?;
     }
     Ok(())
 }
@@ -170,12 +201,28 @@ fn make_groups(tables: &mut Tables) -> Result<(), Error> {
 /// The server's lease has run out, or a probe found it dead.
 pub(super) fn mark_down(tables: &mut Tables, server: &ServerId) -> Result<Effect, Error> {
     let at_least = tables.cluster()?.settings.min_in_sync as usize;
-    mark(tables, server, true, |group| group::leave(group, server, at_least))
+    let now = tables.time;
+    let mark = |record: &mut ServerRecord| {
+        record.down = true;
+        record.down_since = Some(now);
+    };
+    change_record(tables, server, |record| record.down, mark, |group| group::leave(group, server, at_least))
 }
 
-/// The server is heard of again. It is in the in-sync sets that could not spare it, and may lead them again.
+/// The server is heard of again. It is in the in-sync sets that could not spare it, and may lead them again; who was to
+/// replace it there is not needed any more.
 pub(super) fn mark_up(tables: &mut Tables, server: &ServerId) -> Result<Effect, Error> {
-    mark(tables, server, false, |_| false)
+    let key = (server_kind_out(ServerKind::FileServer), server.as_str());
+    let record = tables.servers.get(key)?;
+    if record.as_ref().is_some_and(|record| record.lost) {
+        return Err(Rejected::ServerRemoved { server: server.clone() }.into());
+    }
+    let draining = record.is_some_and(|record| record.draining);
+    let mark = |record: &mut ServerRecord| {
+        record.down = false;
+        record.down_since = None;
+    };
+    change_record(tables, server, |record| !record.down, mark, |group| !draining && group::keep_place(group, server))
 }
 
 /// The server's store takes no writes: others lead its groups, and go on without it where they can spare it.
@@ -191,17 +238,8 @@ pub(super) fn mark_writable(tables: &mut Tables, server: &ServerId) -> Result<Ef
     change_record(tables, server, already, |record| record.read_only_reason.clear(), |_| false)
 }
 
-fn mark(
-    tables: &mut Tables,
-    server: &ServerId,
-    down: bool,
-    change: impl Fn(&mut Group) -> bool,
-) -> Result<Effect, Error> {
-    change_record(tables, server, |record| record.down == down, |record| record.down = down, change)
-}
-
 /// Marks a server, if it is not marked so already, and makes of the groups what follows.
-fn change_record(
+pub(super) fn change_record(
     tables: &mut Tables,
     server: &ServerId,
     already: impl Fn(&ServerRecord) -> bool,
@@ -248,7 +286,7 @@ pub(super) fn evict(
         let current = config.epoch == epoch && config.is_primary(primary) && primary != suspect;
         if current && group::leave(&mut config, suspect, at_least) {
             group::next_epoch(&mut config);
-            tables.groups.put(group.0, &config)?;
+            departures::put_group(tables, &config)?;
             changed = true;
         }
     }
@@ -286,10 +324,14 @@ pub(super) fn add_in_sync(
         return Err(Rejected::TakesNoWrites { server: member.clone() }.into());
     }
     group::join(&mut config, member);
-    // Another that takes no writes may be spared now.
+    if fleet.fitness_of(member) == Fitness::Fit {
+        // Who was to be replaced has come back before whoever was to replace it.
+        group::keep_place(&mut config, member);
+    }
+    // Another that takes no writes, or is leaving, may be spared now.
     fleet.tidy(&mut config);
     group::next_epoch(&mut config);
-    tables.groups.put(group.0, &config)?;
+    departures::put_group(tables, &config)?;
     tables.state.map_version += 1;
     Ok(Effect::Changed(Outcome::Done))
 }
@@ -304,7 +346,7 @@ pub(super) fn spread_primaries(tables: &mut Tables, limit: usize, except: &BTree
         }
         if !except.contains(&group.group) && fleet.pass_on(&mut group) {
             group::next_epoch(&mut group);
-            tables.groups.put(group.group.0, &group)?;
+            departures::put_group(tables, &group)?;
             count += 1;
         }
     }
@@ -313,98 +355,4 @@ pub(super) fn spread_primaries(tables: &mut Tables, limit: usize, except: &BTree
     }
     tables.state.map_version += 1;
     Ok(Effect::Changed(Outcome::Done))
-}
-
-/// Changes every group, and sees that each makes the best of its members. A group that changed has a new epoch.
-fn reconfigure(tables: &mut Tables, change: impl Fn(&mut Group) -> bool) -> Result<(), Error> {
-    let mut fleet = Fleet::load(tables)?;
-    for mut group in all_groups(tables)? {
-        let changed = change(&mut group);
-        let tidied = fleet.tidy(&mut group);
-        if changed || tidied {
-            group::next_epoch(&mut group);
-            tables.groups.put(group.group.0, &group)?;
-        }
-    }
-    Ok(())
-}
-
-/// What the file servers are good for, and how many groups each leads.
-struct Fleet {
-    fitness: BTreeMap<ServerId, Fitness>,
-    led: BTreeMap<ServerId, usize>,
-    min_in_sync: usize,
-}
-
-impl Fleet {
-    fn load(tables: &Tables) -> Result<Self, Error> {
-        let fitness = |record: &ServerRecord| match record {
-            ServerRecord { down: true, .. } => Fitness::Dead,
-            ServerRecord { read_only_reason, .. } if !read_only_reason.is_empty() => Fitness::ReadOnly,
-            ServerRecord { .. } => Fitness::Fit,
-        };
-        let records = all_servers(tables, ServerKind::FileServer)?.into_iter();
-        let mut fleet = Self {
-            fitness: records.map(|record| (record.registration.server.clone(), fitness(&record))).collect(),
-            led: BTreeMap::new(),
-            min_in_sync: tables.cluster()?.settings.min_in_sync as usize,
-        };
-        for primary in all_groups(tables)?.into_iter().filter_map(|group| group.primary) {
-            *fleet.led.entry(primary).or_default() += 1;
-        }
-        Ok(fleet)
-    }
-
-    fn fitness_of(&self, server: &ServerId) -> Fitness {
-        self.fitness.get(server).copied().unwrap_or(Fitness::Dead)
-    }
-
-    fn load_of(&self, server: &ServerId) -> usize {
-        self.led.get(server).copied().unwrap_or_default()
-    }
-
-    /// Whoever takes no writes leaves where it can be spared, and the group is led by the fittest. Whether that changed anything.
-    fn tidy(&mut self, group: &mut Group) -> bool {
-        let shed = group::shed(group, |server| self.fitness_of(server), self.min_in_sync);
-        let elected = group::elect(group, |server| self.fitness_of(server), |server| self.load_of(server));
-        if let (true, Some(primary)) = (elected, group.primary.clone()) {
-            *self.led.entry(primary).or_default() += 1;
-        }
-        shed || elected
-    }
-
-    fn pass_on(&mut self, group: &mut Group) -> bool {
-        let before = group::pass_on(group, |server| self.fitness_of(server), |server| self.load_of(server));
-        let (Some(before), Some(primary)) = (before, group.primary.clone()) else { return false };
-        *self.led.entry(primary).or_default() += 1;
-        if let Some(led) = self.led.get_mut(&before) {
-            *led = led.saturating_sub(1);
-        }
-        true
-    }
-}
-
-fn all_groups(tables: &Tables) -> Result<Vec<Group>, StorageError> {
-    tables
-        .groups
-        .table
-        .iter()?
-        .map(|row| {
-            let (key, value) = row?;
-            tables.groups.decode(key.value(), value.value())
-        })
-        .collect()
-}
-
-fn all_servers(tables: &Tables, kind: ServerKind) -> Result<Vec<ServerRecord>, StorageError> {
-    let kind = server_kind_out(kind);
-    tables
-        .servers
-        .table
-        .range((kind, "")..(kind + 1, ""))?
-        .map(|row| {
-            let (key, value) = row?;
-            tables.servers.decode(key.value(), value.value())
-        })
-        .collect()
 }

@@ -33,9 +33,13 @@ mod writes;
 mod blobs;
 mod retention;
 
+mod departures;
+mod fleet;
 mod group;
 mod membership;
+mod moves;
 mod placement;
+mod plan;
 
 mod census;
 mod feed;
@@ -55,6 +59,7 @@ pub mod reader;
 pub mod health;
 mod heartbeat;
 mod lease;
+mod mover;
 mod overseer;
 mod probe;
 mod streams;
@@ -243,6 +248,7 @@ impl Part {
         chores.spawn(overseer::collect(directory.clone()));
         chores.spawn(overseer::spread_primaries(directory.clone()));
         chores.spawn(overseer::list_nodes(directory.clone()));
+        chores.spawn(mover::run(directory.clone()));
         let ended = tokio::select! {
             () = self.stop.cancelled() => Ok(Ended::Stopped),
             () = self.node.group.leads_no_more(term) => Ok(Ended::Lost),

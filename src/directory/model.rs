@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 
 use crate::types::{BlobId, ClusterId, Extent, GroupId, Inode, Path, Revision, Timestamp, Version, WriteId};
 
-use super::command::{Outcome, Registration, Settings};
+use super::{
+    command::{Outcome, Registration, Settings},
+    group::Fitness,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryKind {
@@ -110,6 +113,23 @@ pub struct ServerRecord {
     pub down: bool,
     /// Why its store takes no writes; empty: it does.
     pub read_only_reason: String,
+    /// When it was last marked down, if it is down.
+    pub down_since: Option<Timestamp>,
+    /// Its groups are to move to others, and it is given none.
+    pub draining: bool,
+    /// It will never come back: what it holds counts for nothing, and it goes with its last place.
+    pub lost: bool,
+}
+
+impl ServerRecord {
+    pub(super) fn fitness(&self) -> Fitness {
+        match self {
+            Self { down: true, .. } | Self { lost: true, .. } => Fitness::Dead,
+            Self { read_only_reason, .. } if !read_only_reason.is_empty() => Fitness::ReadOnly,
+            Self { draining: true, .. } => Fitness::Leaving,
+            Self { .. } => Fitness::Fit,
+        }
+    }
 }
 
 /// What holds for the whole cluster.
@@ -152,6 +172,8 @@ pub(super) struct State {
     pub fence_floor: u64,
     pub blob_count: u64,
     pub garbage_blob_count: u64,
+    /// Somebody has asked for the groups to be spread evenly, and it is not done yet.
+    pub rebalancing: bool,
 }
 
 /// A file or directory, as the tables hold it.

@@ -166,6 +166,7 @@ fn settings(options: &DirectoryOptions) -> anyhow::Result<Settings> {
         keep_versions: options.keep_versions,
         keep_for_ms: millis(options.keep_for),
         garbage_grace_ms: millis(options.garbage_grace),
+        repair_after_ms: millis(options.repair_after),
     })
 }
 
@@ -182,6 +183,11 @@ fn this_server(options: &DirectoryOptions, address: SocketAddr) -> Server {
         last_seen: None,
         software_version: env!("CARGO_PKG_VERSION").to_owned(),
         read_only_reason: String::new(),
+        stored_bytes: 0,
+        draining: false,
+        down_since: None,
+        group_count: 0,
+        lead_count: 0,
     }
 }
 

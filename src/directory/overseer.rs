@@ -138,25 +138,25 @@ pub async fn spread_primaries(directory: Arc<Directory>) {
 }
 
 /// Since when nothing about the cluster has changed, and whether that was made use of.
-struct Calm {
+pub(super) struct Calm {
     map_version: u64,
     since: Instant,
     done: bool,
 }
 
 impl Calm {
-    fn new(now: Instant) -> Self {
+    pub fn new(now: Instant) -> Self {
         Self { map_version: 0, since: now, done: false }
     }
 
-    fn is_due(&mut self, map_version: u64, now: Instant) -> bool {
+    pub fn is_due(&mut self, map_version: u64, now: Instant) -> bool {
         if map_version != self.map_version {
             *self = Self { map_version, since: now, done: false };
         }
         !self.done && now.saturating_duration_since(self.since) >= CALM
     }
 
-    fn done(&mut self) {
+    pub fn done(&mut self) {
         self.done = true;
     }
 }

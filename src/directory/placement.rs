@@ -53,6 +53,7 @@ pub(super) fn place(candidates: &[Candidate], group_count: u32, copies: u32) -> 
             in_sync: members.clone(),
             members,
             primary: primary.cloned(),
+            replacement: None,
         });
     }
     groups
@@ -60,21 +61,31 @@ pub(super) fn place(candidates: &[Candidate], group_count: u32, copies: u32) -> 
 
 /// Gives groups that have fewer than `copies` members further ones, not in sync yet, as far as there are servers. Those
 /// that changed.
-pub(super) fn fill(groups: Vec<Group>, candidates: &[Candidate], copies: u32) -> Vec<Group> {
+pub(super) fn fill(
+    groups: Vec<Group>,
+    candidates: &[Candidate],
+    copies: u32,
+    may_hold: impl Fn(&ServerId, GroupId) -> bool,
+) -> Vec<Group> {
     let mut loads: BTreeMap<&ServerId, Load> = BTreeMap::new();
     for candidate in candidates {
         let member_of = groups.iter().filter(|group| group.is_member(&candidate.server)).count() as u32;
         loads.insert(&candidate.server, Load { member_of, primary_of: 0 });
     }
     let mut changed = Vec::new();
-    for mut group in groups {
+    for mut group in groups.into_iter().filter(|group| group.replacement.is_none()) {
         let before = group.members.len();
+        let allowed: Vec<Candidate> =
+            candidates.iter().filter(|candidate| may_hold(&candidate.server, group.group)).cloned().collect();
         while group.members.len() < copies as usize {
             let chosen: Vec<&Candidate> =
                 candidates.iter().filter(|candidate| group.is_member(&candidate.server)).collect();
-            let Some(next) = next_member(candidates, &chosen, &loads) else { break };
-            loads.entry(&next.server).or_default().member_of += 1;
-            group.members.push(next.server.clone());
+            let Some(next) = next_member(&allowed, &chosen, &loads) else { break };
+            let next = next.server.clone();
+            if let Some(load) = loads.get_mut(&next) {
+                load.member_of += 1;
+            }
+            group.members.push(next);
         }
         if group.members.len() > before {
             group.members.sort_unstable();
@@ -137,9 +148,9 @@ mod tests {
     fn a_group_has_as_many_members_as_there_are() {
         let groups = place(&candidates(&["", ""]), 3, 3);
         assert!(groups.iter().all(|group| group.members.len() == 2));
-        let whole = fill(groups, &candidates(&["", "", ""]), 3);
+        let whole = fill(groups, &candidates(&["", "", ""]), 3, |_, _| true);
         assert!(whole.len() == 3 && whole.iter().all(|group| group.members.len() == 3 && group.in_sync.len() == 2));
-        assert_eq!(fill(whole, &candidates(&["", "", "", ""]), 3), []);
+        assert_eq!(fill(whole, &candidates(&["", "", "", ""]), 3, |_, _| true), []);
     }
 
     proptest! {

@@ -15,6 +15,7 @@ use crate::types::{Inode, Revision, Timestamp, Version};
 use super::{
     blobs,
     command::{Outcome, Settings},
+    departures,
     error::{Error, StorageError},
     fence,
     model::{ChangeKind, EntryKind, Node, blobs_of},
@@ -30,11 +31,12 @@ const RETIRED_PER_WRITE: usize = 16;
 /// Forgets at most so many things of one kind; how many there were.
 type Step = fn(&mut Tables, &Settings, usize) -> Result<usize, StorageError>;
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     forget_changes,
     |tables, _, limit| take_apart_dead(tables, limit),
     forget_versions,
     |tables, settings, limit| blobs::collect_garbage(tables, settings.garbage_grace_ms, limit),
+    |tables, _, limit| departures::collect_deletions(tables, limit),
     |tables, _, limit| blobs::collect_abandoned(tables, limit),
     |tables, _, limit| forget_writes(tables, limit),
     |tables, _, limit| fence::collect(tables, limit),

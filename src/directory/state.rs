@@ -17,12 +17,13 @@ use super::{
     command::{Command, Outcome},
     commit,
     copy::{self, Copy},
+    departures,
     edit::{self, Move},
     error::{Error, Rejected, StorageError},
     fence, membership,
     merge::{self, Merge},
     model::Cluster,
-    retention,
+    moves, retention,
     tables::{self, Tables},
     view::View,
     writes::{self, Asked},
@@ -214,6 +215,15 @@ fn dispatch(tables: &mut Tables, command: &Command) -> Result<Effect, Error> {
         Command::AddInSync { primary, group, epoch, member } => {
             membership::add_in_sync(tables, primary, *group, *epoch, member)
         }
+        Command::MoveGroup { group, epoch, leaving, arriving } => {
+            moves::begin(tables, *group, *epoch, leaving.as_ref(), arriving)
+        }
+        Command::DropArriving { group, epoch } => moves::drop_arriving(tables, *group, *epoch),
+        Command::DrainServer { server } => moves::drain(tables, server),
+        Command::ResumeServer { server } => moves::resume(tables, server),
+        Command::RemoveServer { server, lost } => moves::remove(tables, server, *lost),
+        Command::ConfirmEmptied { server, groups } => departures::confirm_emptied(tables, server, groups),
+        Command::Rebalance { begin } => moves::rebalance(tables, *begin),
         Command::ConfirmDeleted { server, blobs } => blobs::confirm_deleted(tables, server, blobs),
         Command::Collect { limit } => retention::collect(tables, *limit),
     }

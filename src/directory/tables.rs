@@ -59,6 +59,12 @@ pub(super) const BLOBS: Definition<u128, Bytes> = TableDefinition::new("blobs");
 pub(super) const GARBAGE: Definition<(u64, u128), ()> = TableDefinition::new("garbage");
 /// (server, blob): blobs that the server is to delete.
 pub(super) const DELETIONS: Definition<(&str, u128), ()> = TableDefinition::new("deletions");
+/// (server, group) → epoch: the server is no member of the group since, and may still hold blobs of it.
+pub(super) const DEPARTURES: Definition<(&str, u32), u64> = TableDefinition::new("departures");
+/// server → blob: among the server's deletions, from that blob on, are some of groups that it is no member of any more.
+pub(super) const STALE_DELETIONS: Definition<&str, u128> = TableDefinition::new("stale_deletions");
+/// data folder → time at which its server was removed.
+pub(super) const REMOVED: Definition<u128, u64> = TableDefinition::new("removed");
 /// write id → its outcome; and in the order of time.
 pub(super) const WRITES: Definition<u128, Bytes> = TableDefinition::new("writes");
 pub(super) const WRITE_TIMES: Definition<(u64, u128), ()> = TableDefinition::new("write_times");
@@ -87,6 +93,9 @@ pub(super) const ALL: crate::raft::Tables = &[
     &BLOBS,
     &GARBAGE,
     &DELETIONS,
+    &DEPARTURES,
+    &STALE_DELETIONS,
+    &REMOVED,
     &WRITES,
     &WRITE_TIMES,
     &ABANDONED,
@@ -180,6 +189,9 @@ pub(super) struct Tables<'txn> {
     pub blobs: Stored<'txn, u128, Blob>,
     pub garbage: Table<'txn, (u64, u128), ()>,
     pub deletions: Table<'txn, (&'static str, u128), ()>,
+    pub departures: Table<'txn, (&'static str, u32), u64>,
+    pub stale_deletions: Table<'txn, &'static str, u128>,
+    pub removed: Table<'txn, u128, u64>,
     pub writes: Stored<'txn, u128, WriteRecord>,
     pub write_times: Table<'txn, (u64, u128), ()>,
     pub abandoned: Table<'txn, u128, u64>,
@@ -229,6 +241,9 @@ impl<'txn> Tables<'txn> {
             blobs: stored(transaction, &BLOBS)?,
             garbage: transaction.open_table(GARBAGE)?,
             deletions: transaction.open_table(DELETIONS)?,
+            departures: transaction.open_table(DEPARTURES)?,
+            stale_deletions: transaction.open_table(STALE_DELETIONS)?,
+            removed: transaction.open_table(REMOVED)?,
             writes: stored(transaction, &WRITES)?,
             write_times: transaction.open_table(WRITE_TIMES)?,
             abandoned: transaction.open_table(ABANDONED)?,

@@ -45,6 +45,13 @@ impl Asked {
             }
             Command::Bootstrap { .. }
             | Command::ChangeSettings { .. }
+            | Command::MoveGroup { .. }
+            | Command::DropArriving { .. }
+            | Command::DrainServer { .. }
+            | Command::ResumeServer { .. }
+            | Command::RemoveServer { .. }
+            | Command::ConfirmEmptied { .. }
+            | Command::Rebalance { .. }
             | Command::MergeExtents { .. }
             | Command::SettleBlob { .. }
             | Command::RaiseFence { .. }

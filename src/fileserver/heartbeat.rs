@@ -16,10 +16,10 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     convert,
-    fileserver::{error::Error, locked, node::Node},
+    fileserver::{error::Error, leave, locked, node::Node},
     pb,
     status::Reason,
-    types::{BlobId, ClusterId},
+    types::{BlobId, ClusterId, Epoch, GroupId},
 };
 
 const RETRY_INTERVAL: Duration = Duration::from_millis(300);
@@ -32,6 +32,8 @@ const DELETIONS_MAX: usize = 4;
 /// Confirmations in one beat, as the contract says.
 const CONFIRMATIONS_MAX: usize = 10_000;
 const CONFIRMATIONS_QUEUE_MAX: usize = 100_000;
+/// As many as there can be.
+const LEFT_GROUPS_MAX: usize = 65_536;
 
 /// A write that takes as long is an upload, which may be more than its client can send again.
 const UPLOAD: Duration = Duration::from_secs(1);
@@ -67,8 +69,8 @@ pub async fn register(node: &Node, presence: &Presence) -> Result<pb::RegisterSe
         let answer = node.directory.answer(node.directory.cluster()?.register_server(request.clone())).await;
         match answer {
             Ok(answer) => return take_registration(node, answer),
-            // Another cluster's data, or an address that is none: waiting does not help.
-            Err(Error::Refused(failure)) if failure.reason == Reason::BadArgument => {
+            // Another cluster's data, an address that is none, or a server that was removed: waiting does not help.
+            Err(Error::Refused(failure)) if matches!(failure.reason, Reason::BadArgument | Reason::ServerRemoved) => {
                 return Err(Error::Refused(failure));
             }
             Err(error) => {
@@ -103,6 +105,7 @@ pub async fn run(node: Arc<Node>, presence: Presence, registered: pb::RegisterSe
     let (deletions, orders) = mpsc::channel(DELETIONS_MAX);
     let (confirmations, mut confirmed) = mpsc::channel(CONFIRMATIONS_QUEUE_MAX);
     let deleter = delete_as_told(node.clone(), orders, confirmations);
+    let leaver = leave::run(node.clone());
     let beats = async {
         let mut registered = registered;
         loop {
@@ -120,6 +123,10 @@ pub async fn run(node: Arc<Node>, presence: Presence, registered: pb::RegisterSe
             tokio::time::sleep(RETRY_INTERVAL).await;
             match register(&node, &presence).await {
                 Ok(answer) => registered = answer,
+                Err(Error::Refused(failure)) if failure.reason == Reason::ServerRemoved => {
+                    tracing::error!(%failure, "this server stops");
+                    return node.shutdown.cancel();
+                }
                 Err(error) => tracing::warn!(%error, "the answer to a registration makes no sense"),
             }
         }
@@ -127,6 +134,7 @@ pub async fn run(node: Arc<Node>, presence: Presence, registered: pb::RegisterSe
     tokio::select! {
         () = node.shutdown.cancelled() => {}
         () = deleter => {}
+        () = leaver => {}
         () = beats => {}
     }
 }
@@ -176,6 +184,12 @@ fn next_beat(node: &Node, confirmed: &mut mpsc::Receiver<BlobId>) -> pb::Heartbe
         disk_used_bytes: status.disk_used_bytes,
         disk_total_bytes: status.disk_total_bytes,
         blob_count: status.blob_count,
+        stored_bytes: status.stored_bytes,
+        emptied_groups: node
+            .departures
+            .emptied()
+            .map(|(group, epoch)| pb::GroupEpoch { group: group.0, epoch: epoch.0 })
+            .collect(),
         deleted_blobs: deleted.map(|blob| blob.to_string()).collect(),
         read_only_reason: status.read_only.unwrap_or_default(),
         uploading_groups: node.in_flight.lasting(UPLOAD, Instant::now()).into_iter().map(|group| group.0).collect(),
@@ -188,6 +202,8 @@ fn on_answer(node: &Node, answer: pb::HeartbeatResponse, deletions: &mpsc::Sende
     if let Some(map) = &answer.cluster_map {
         node.map.offer(convert::cluster::cluster_map(map).map_err(Error::Refused)?);
     }
+    let left = answer.left_groups.iter().map(|left| (GroupId(left.group), Epoch(left.epoch)));
+    node.departures.told(left.take(LEFT_GROUPS_MAX).collect());
     if !answer.delete_blobs.is_empty() {
         let blobs = answer.delete_blobs.iter().map(|blob| convert::blob_id("delete_blobs", blob));
         let blobs = blobs.collect::<Result<Vec<_>, _>>().map_err(Error::Refused)?;

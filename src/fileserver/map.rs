@@ -265,6 +265,7 @@ mod tests {
             members: vec![server("a"), server("b")],
             in_sync: vec![server("a"), server("b")],
             primary: Some(server(primary)),
+            replacement: None,
         }
     }
 

@@ -7,7 +7,7 @@
 //! The cores decide and do no I/O: [`in_sync`] says when a write may be committed, [`replica`] what this server accepts
 //! from a primary, [`patch`] what the checksum of a patched file is. Around them, in reading order: [`write`] is a client's
 //! write, [`committer`] asks for commits, [`replication`] moves blobs between servers, [`read`] serves them, [`settle`],
-//! [`merge`] and [`repair`] clean up, [`heartbeat`] keeps the lease, and [`map`] is what all of them know of the cluster.
+//! [`merge`], [`repair`] and [`leave`] clean up, [`heartbeat`] keeps the lease, and [`map`] is what all of them know of the cluster.
 
 pub mod in_sync;
 pub mod patch;
@@ -20,6 +20,7 @@ pub mod committer;
 pub mod replication;
 
 pub mod gather;
+pub mod leave;
 pub mod merge;
 pub mod read;
 pub mod repair;
@@ -54,6 +55,7 @@ use self::{
     doubt::Doubt,
     heartbeat::Presence,
     in_flight::InFlight,
+    leave::Departures,
     map::Map,
     merge::Merges,
     node::{Budget, Node},
@@ -178,6 +180,7 @@ fn assemble(
         suspicion,
         replica: Mutex::new(Replica::new(me, options.staged_ttl)),
         in_flight: InFlight::default(),
+        departures: Departures::default(),
         committer,
         merges,
         staged_ttl: options.staged_ttl,

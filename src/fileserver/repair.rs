@@ -14,6 +14,7 @@ use crate::{
     cluster::ServerState,
     fileserver::{
         error::Error,
+        leave,
         node::Node,
         replication::{
             catch_up::{self, Pass},
@@ -56,6 +57,8 @@ async fn repair_damaged(node: &Arc<Node>) {
         node.store.damaged().into_iter().map(|chunk| (chunk.group, chunk.blob)).collect();
     let groups: BTreeSet<GroupId> = damaged.iter().map(|(group, _)| *group).collect();
     for group in groups {
+        // Of a group that this server left, nothing is brought back.
+        let Some(_turn) = node.departures.take_turn(group).filter(|_| leave::is_member(node, group)) else { continue };
         let blobs: Vec<BlobId> =
             damaged.iter().filter(|(of, _)| *of == group).take(BATCH_MAX).map(|(_, blob)| *blob).collect();
         let count = blobs.len();
@@ -91,6 +94,7 @@ async fn compare_doubtful(node: &Arc<Node>) {
     }
     let groups: Vec<GroupId> = view.groups_of(&node.me).map(|group| group.group).collect();
     for &group in &groups {
+        let Some(_turn) = node.departures.take_turn(group).filter(|_| leave::is_member(node, group)) else { continue };
         if node.doubt.concerns(group) && compare(node, group).await {
             node.doubt.settle(group, found);
         }

@@ -61,6 +61,19 @@ impl From<Rejected> for Failure {
             }
             NotAMember { server, group } => bad_argument("member_id").with("server", server).with("group", group),
             TakesNoWrites { server } => bad_argument("member_id").with("server", server),
+            GroupMoves { group } => failure(Reason::EntryExists).with("group", group),
+            CannotArrive { server, group } => {
+                failure(Reason::NotEnoughReplicas).with("server", server).with("group", group)
+            }
+            TooFewServers { server, needed, have } => {
+                failure(Reason::NotEnoughReplicas).with("server", server).with("needed", needed).with("have", have)
+            }
+            ServerHoldsGroups { server, groups } => {
+                failure(Reason::ServerInUse).with("server", server).with("groups", groups)
+            }
+            ServerInUse { server } | ServerNotLost { server } => failure(Reason::ServerInUse).with("server", server),
+            OnlyCopy { server, group } => failure(Reason::ServerInUse).with("server", server).with("group", group),
+            ServerRemoved { server } => failure(Reason::ServerRemoved).with("server", server),
             OtherCluster => bad_argument("cluster_id"),
             SettingFixed { field } | BadSetting { field } => bad_argument(field),
             NotBootstrapped => failure(Reason::Unavailable),

@@ -79,6 +79,10 @@ reasons! {
     DirectoryNotEmpty "DIRECTORY_NOT_EMPTY" FailedPrecondition Never 4;
     /// Whoever was asked belongs to another cluster or another group than the caller; metadata `cluster` or `group`.
     OtherCluster "OTHER_CLUSTER" FailedPrecondition Never 4;
+    /// The server holds groups or is alive, and cannot be removed so; metadata `server`.
+    ServerInUse "SERVER_IN_USE" FailedPrecondition Never 4;
+    /// The data folder's server was removed from the cluster; metadata `server`.
+    ServerRemoved "SERVER_REMOVED" FailedPrecondition Never 4;
     /// The write took too long or was given up, and can never be committed.
     WriteExpired "WRITE_EXPIRED" FailedPrecondition Never 4;
     /// The file has another version than the one named; metadata `expected`, `current`.

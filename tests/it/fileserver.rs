@@ -4,6 +4,7 @@ mod busy;
 mod damage;
 mod failures;
 mod full_disks;
+mod moves;
 mod refusals;
 mod retries;
 mod settling;

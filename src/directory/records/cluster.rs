@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::{
-    cluster::Group,
+    cluster::{Group, Replacement},
     directory::{
         command::{Registration, ServerKind, Settings},
         model::{Cluster, ServerRecord, State},
@@ -14,6 +14,9 @@ use crate::{
 };
 
 use super::{Damage, Read, Record, id, parse, text, uuid};
+
+/// Of a cluster that was made before there was such a setting.
+const REPAIR_AFTER_MS_DEFAULT: u64 = 10 * 60_000;
 
 impl Record<&str> for State {
     fn encode(&self) -> Vec<u8> {
@@ -27,6 +30,7 @@ impl Record<&str> for State {
             fence_floor: self.fence_floor,
             blob_count: self.blob_count,
             garbage_blob_count: self.garbage_blob_count,
+            rebalancing: self.rebalancing,
         }
         .encode_to_vec()
     }
@@ -43,6 +47,7 @@ impl Record<&str> for State {
             fence_floor: state.fence_floor,
             blob_count: state.blob_count,
             garbage_blob_count: state.garbage_blob_count,
+            rebalancing: state.rebalancing,
         })
     }
 }
@@ -56,6 +61,7 @@ pub(super) fn settings_out(settings: &Settings) -> disk::Settings {
         keep_versions: settings.keep_versions,
         keep_for_ms: settings.keep_for_ms,
         garbage_grace_ms: settings.garbage_grace_ms,
+        repair_after_ms: Some(settings.repair_after_ms),
     }
 }
 
@@ -69,6 +75,7 @@ pub(super) fn settings_in(settings: Option<disk::Settings>) -> Read<Settings> {
         keep_versions: settings.keep_versions,
         keep_for_ms: settings.keep_for_ms,
         garbage_grace_ms: settings.garbage_grace_ms,
+        repair_after_ms: settings.repair_after_ms.unwrap_or(REPAIR_AFTER_MS_DEFAULT),
     })
 }
 
@@ -105,6 +112,10 @@ impl Record<u32> for Group {
             members: names(&self.members),
             in_sync: names(&self.in_sync),
             primary: self.primary.as_ref().map(ServerId::to_string).unwrap_or_default(),
+            replacement: self.replacement.as_ref().map(|replacement| disk::Replacement {
+                leaving: replacement.leaving.to_string(),
+                arriving: replacement.arriving.to_string(),
+            }),
         }
         .encode_to_vec()
     }
@@ -115,12 +126,18 @@ impl Record<u32> for Group {
             "" => None,
             primary => Some(text(primary, "a server id is malformed")?),
         };
+        let replacement = config.replacement.map(|replacement| {
+            let leaving = text(&replacement.leaving, "a server id is malformed")?;
+            let arriving = text(&replacement.arriving, "a server id is malformed")?;
+            Ok(Replacement { leaving, arriving })
+        });
         Ok(Self {
             group: GroupId(group),
             epoch: Epoch(config.epoch),
             members: servers(&config.members)?,
             in_sync: servers(&config.in_sync)?,
             primary,
+            replacement: replacement.transpose()?,
         })
     }
 }
@@ -155,6 +172,9 @@ impl Record<(u8, &str)> for ServerRecord {
             down: self.down,
             read_only_reason: self.read_only_reason.clone(),
             lock_service_id: registration.lock_service.map(|service| id(service.as_bytes())).unwrap_or_default(),
+            down_since: self.down_since.map(|time| time.0),
+            draining: self.draining,
+            lost: self.lost,
         }
         .encode_to_vec()
     }
@@ -177,6 +197,9 @@ impl Record<(u8, &str)> for ServerRecord {
             },
             down: record.down,
             read_only_reason: record.read_only_reason,
+            down_since: record.down_since.map(Timestamp),
+            draining: record.draining,
+            lost: record.lost,
         })
     }
 }

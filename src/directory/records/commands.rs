@@ -222,6 +222,14 @@ fn registration_in(register: disk::RegisterServer) -> Read<Command> {
     Ok(Command::RegisterServer { registration: record.registration })
 }
 
+fn epochs_out(groups: &[(GroupId, Epoch)]) -> Vec<disk::GroupEpoch> {
+    groups.iter().map(|(group, epoch)| disk::GroupEpoch { group: group.0, epoch: epoch.0 }).collect()
+}
+
+fn epochs_in(groups: &[disk::GroupEpoch]) -> Vec<(GroupId, Epoch)> {
+    groups.iter().map(|at| (GroupId(at.group), Epoch(at.epoch))).collect()
+}
+
 fn command_out(command: &Command) -> Stored {
     let write = |write_id: &WriteId| id(write_id.as_bytes());
     match command {
@@ -305,7 +313,7 @@ fn command_out(command: &Command) -> Stored {
         Command::EvictReplica { primary, suspect, groups } => Stored::EvictReplica(disk::EvictReplica {
             primary: primary.to_string(),
             suspect: suspect.to_string(),
-            groups: groups.iter().map(|(group, epoch)| disk::GroupEpoch { group: group.0, epoch: epoch.0 }).collect(),
+            groups: epochs_out(groups),
         }),
         Command::AddInSync { primary, group, epoch, member } => Stored::AddInSync(disk::AddInSync {
             primary: primary.to_string(),
@@ -313,6 +321,24 @@ fn command_out(command: &Command) -> Stored {
             epoch: epoch.0,
             member: member.to_string(),
         }),
+        Command::MoveGroup { group, epoch, leaving, arriving } => Stored::MoveGroup(disk::MoveGroup {
+            group: group.0,
+            epoch: epoch.0,
+            leaving: leaving.as_ref().map(ServerId::to_string).unwrap_or_default(),
+            arriving: arriving.to_string(),
+        }),
+        Command::DropArriving { group, epoch } => {
+            Stored::DropArriving(disk::DropArriving { group: group.0, epoch: epoch.0 })
+        }
+        Command::DrainServer { server } => Stored::DrainServer(server.to_string()),
+        Command::ResumeServer { server } => Stored::ResumeServer(server.to_string()),
+        Command::RemoveServer { server, lost } => {
+            Stored::RemoveServer(disk::RemoveServer { server_id: server.to_string(), lost: *lost })
+        }
+        Command::ConfirmEmptied { server, groups } => {
+            Stored::ConfirmEmptied(disk::ConfirmEmptied { server_id: server.to_string(), groups: epochs_out(groups) })
+        }
+        Command::Rebalance { begin } => Stored::Rebalance(*begin),
         Command::ConfirmDeleted { server, blobs } => Stored::ConfirmDeleted(disk::ConfirmDeleted {
             server_id: server.to_string(),
             blobs: blobs.iter().map(|blob| id(blob.as_bytes())).collect(),
@@ -385,7 +411,7 @@ fn command_in(command: Stored) -> Read<Command> {
         Stored::EvictReplica(stored) => Command::EvictReplica {
             primary: server(&stored.primary)?,
             suspect: server(&stored.suspect)?,
-            groups: stored.groups.iter().map(|at| (GroupId(at.group), Epoch(at.epoch))).collect(),
+            groups: epochs_in(&stored.groups),
         },
         Stored::AddInSync(stored) => Command::AddInSync {
             primary: server(&stored.primary)?,
@@ -393,6 +419,22 @@ fn command_in(command: Stored) -> Read<Command> {
             epoch: Epoch(stored.epoch),
             member: server(&stored.member)?,
         },
+        Stored::MoveGroup(stored) => Command::MoveGroup {
+            group: GroupId(stored.group),
+            epoch: Epoch(stored.epoch),
+            leaving: Some(stored.leaving.as_str()).filter(|id| !id.is_empty()).map(server).transpose()?,
+            arriving: server(&stored.arriving)?,
+        },
+        Stored::DropArriving(stored) => {
+            Command::DropArriving { group: GroupId(stored.group), epoch: Epoch(stored.epoch) }
+        }
+        Stored::DrainServer(id) => Command::DrainServer { server: server(&id)? },
+        Stored::ResumeServer(id) => Command::ResumeServer { server: server(&id)? },
+        Stored::RemoveServer(stored) => Command::RemoveServer { server: server(&stored.server_id)?, lost: stored.lost },
+        Stored::ConfirmEmptied(stored) => {
+            Command::ConfirmEmptied { server: server(&stored.server_id)?, groups: epochs_in(&stored.groups) }
+        }
+        Stored::Rebalance(begin) => Command::Rebalance { begin },
         Stored::ConfirmDeleted(stored) => Command::ConfirmDeleted {
             server: server(&stored.server_id)?,
             blobs: stored.blobs.iter().map(|blob| blob_in(blob)).collect::<Read<_>>()?,

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    cluster::Group,
+    cluster::{Group, Replacement},
     directory::{
         command::{Committed, Outcome, Registration, ServerKind, Settings},
         model::{Cluster, Entry, ServerRecord, State, WriteRecord},
@@ -127,6 +127,7 @@ fn the_cluster_is_read_as_written() {
             fence_floor: 7,
             blob_count: 8,
             garbage_blob_count: 9,
+            rebalancing: true,
         },
     );
     let settings = Settings {
@@ -137,12 +138,14 @@ fn the_cluster_is_read_as_written() {
         keep_versions: 5,
         keep_for_ms: 6,
         garbage_grace_ms: 7,
+        repair_after_ms: 8,
     };
     expect_round_trip("", Cluster { cluster: ClusterId(Uuid::from_u128(1)), lock_key: [2; 32], settings });
     let ids: Vec<_> = ["a", "b"].map(|id| id.parse().unwrap()).into();
-    for primary in [None, ids.first().cloned()] {
+    let replacement = Replacement { leaving: "a".parse().unwrap(), arriving: "b".parse().unwrap() };
+    for (primary, replacement) in [(None, None), (ids.first().cloned(), Some(replacement))] {
         let (members, in_sync) = (ids.clone(), ids.clone());
-        expect_round_trip(7, Group { group: GroupId(7), epoch: Epoch(2), members, in_sync, primary });
+        expect_round_trip(7, Group { group: GroupId(7), epoch: Epoch(2), members, in_sync, primary, replacement });
     }
     for kind in [ServerKind::Directory, ServerKind::Lock, ServerKind::FileServer] {
         let registration = Registration {
@@ -157,7 +160,14 @@ fn the_cluster_is_read_as_written() {
         };
         expect_round_trip(
             (server_kind_out(kind), "a"),
-            ServerRecord { registration, down: true, read_only_reason: "disk full".into() },
+            ServerRecord {
+                registration,
+                down: true,
+                read_only_reason: "disk full".into(),
+                down_since: Some(Timestamp(3)),
+                draining: true,
+                lost: true,
+            },
         );
     }
 }

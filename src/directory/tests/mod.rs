@@ -4,6 +4,7 @@ mod commit;
 mod database;
 mod feed;
 mod membership;
+mod moves;
 mod namespace;
 mod past;
 mod random;
@@ -48,6 +49,7 @@ fn some_settings() -> Settings {
         keep_versions: 3,
         keep_for_ms: 24 * HOUR,
         garbage_grace_ms: GRACE,
+        repair_after_ms: 10 * MINUTE,
     }
 }
 
@@ -365,6 +367,9 @@ fn dump(tables: &Tables) -> Dump {
         ("blobs", rows(&tables.blobs.table)),
         ("garbage", rows(&tables.garbage)),
         ("deletions", rows(&tables.deletions)),
+        ("departures", rows(&tables.departures)),
+        ("stale_deletions", rows(&tables.stale_deletions)),
+        ("removed", rows(&tables.removed)),
         ("writes", rows(&tables.writes.table)),
         ("write_times", rows(&tables.write_times)),
         ("abandoned", rows(&tables.abandoned)),

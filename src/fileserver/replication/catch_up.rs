@@ -22,7 +22,7 @@ use tonic::{Streaming, transport::Channel};
 use super::fetch::Fetcher;
 use crate::{
     convert,
-    fileserver::{error::Error, map::View, node::Node},
+    fileserver::{error::Error, leave, map::View, node::Node},
     pb::{
         self, file_server_client::FileServerClient, join_group_request::Message as Request,
         join_group_response::Message as Answer,
@@ -78,7 +78,10 @@ pub async fn run(node: Arc<Node>) {
         for (group, epoch, primary) in lagging {
             if running.len() < GROUPS_MAX && !retry_at.contains_key(&group) && busy.insert(group) {
                 let node = node.clone();
-                running.spawn(async move { (group, bring_level(&node, group, epoch, &primary).await) });
+                running.spawn(async move {
+                    let brought = leave::while_member(&node, group, bring_level(&node, group, epoch, &primary)).await;
+                    (group, brought)
+                });
             }
         }
     }

@@ -284,6 +284,7 @@ impl Store {
             segment_count: index.segments.len() as u64,
             disk_used_bytes: space.total.saturating_sub(space.free),
             disk_total_bytes: space.total,
+            stored_bytes: index.segments.values().map(|segment| segment.live).sum(),
             garbage_bytes: index.segments.values().map(index::SegmentUse::garbage).sum(),
             read_only: refusal.map(|error| error.to_string()),
             torn_bytes_cut: shared.torn_bytes_cut,

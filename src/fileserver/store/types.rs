@@ -102,6 +102,8 @@ pub struct StoreStatus {
     pub segment_count: u64,
     pub disk_used_bytes: u64,
     pub disk_total_bytes: u64,
+    /// Bytes of the records of blobs.
+    pub stored_bytes: u64,
     /// Bytes that compaction could give back.
     pub garbage_bytes: u64,
     /// Why no new data is taken, if none is.

@@ -139,6 +139,12 @@ impl Cluster {
         within_deadline("a file server's end", server.task).await.expect("no panic").expect("a clean end");
     }
 
+    /// Waits until a server has ended by itself, cleanly.
+    pub async fn wait_until_ended(&mut self, id: &str) {
+        let server = self.servers.remove(id).expect("a running server");
+        within_deadline("a file server's end", server.task).await.expect("no panic").expect("a clean end");
+    }
+
     /// Waits until there are groups, and each has so many members in sync, and a primary.
     pub async fn wait_until_in_sync(&self, count: usize) -> pb::ClusterMap {
         wait_for_map(&self.directory, "in-sync sets", |map| {

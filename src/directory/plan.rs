@@ -1,0 +1,383 @@
+//! What is to move where: away from servers that are gone or drained, and to those that have less than their share.
+//!
+//! Pure: from how things stand to the next steps, each of which the state machine checks again. A target is fit, has room,
+//! and is in the zone with the fewest of the group's copies; of several it is the one with the fewest groups.
+//!
+//! Healing comes first, the groups with the fewest live copies before the others; then draining. Spreading waits until
+//! nothing else is to be done, moves no more than it must, and never makes the zones worse.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    cluster::Group,
+    types::{Epoch, GroupId, ServerId},
+};
+
+/// Moves under way at a time, in all and to one server: each is a member that fetches a whole group.
+const MOVES_MAX: usize = 16;
+const ARRIVALS_MAX: usize = 4;
+/// Bytes that stay free on a disk whatever moves to it.
+const RESERVE_BYTES: u64 = 1 << 30;
+
+/// How a file server stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Fit,
+    ReadOnly,
+    Draining,
+    /// Not for long: it is expected back.
+    Down,
+    /// For so long that whatever was to arrive there is better sent elsewhere.
+    Away,
+    /// For so long that it gives up its places, or it is lost.
+    GivenUp,
+}
+
+#[derive(Clone, Debug)]
+pub struct ServerFacts {
+    pub standing: Standing,
+    /// A server that is drained and does not take writes, or is down, is to be moved away from all the same.
+    pub draining: bool,
+    /// Empty: its own.
+    pub zone: String,
+    /// `None`: not known.
+    pub free_bytes: Option<u64>,
+    pub stored_bytes: u64,
+}
+
+/// How everything stands.
+#[derive(Clone, Debug)]
+pub struct Situation {
+    pub groups: Vec<Group>,
+    pub servers: BTreeMap<ServerId, ServerFacts>,
+    /// Servers that may still hold blobs of groups that they left: they are not taken into those.
+    pub departures: BTreeSet<(ServerId, GroupId)>,
+    pub copies: usize,
+    /// Groups whose lead is better left where it is.
+    pub uploading: BTreeSet<GroupId>,
+}
+
+impl Situation {
+    /// No move is under way, and every member is in sync.
+    pub fn is_level(&self) -> bool {
+        self.groups.iter().all(|group| group.replacement.is_none() && group.in_sync.len() == group.members.len())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Move { group: GroupId, epoch: Epoch, leaving: Option<ServerId>, arriving: ServerId },
+    Drop { group: GroupId, epoch: Epoch },
+}
+
+/// Why a group cannot go on as it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// There is no further server.
+    Server,
+    /// There are servers, and their disks are too full.
+    Room,
+    /// Enough is under way already.
+    Turn,
+}
+
+/// Whether as much is begun as there is to do, or as may be under way at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    Everything,
+    Bounded,
+}
+
+/// The steps of a plan, and the groups that would need one and have none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub steps: Vec<Step>,
+    pub lacking: BTreeMap<GroupId, Lack>,
+}
+
+/// Moves whose arriving member cannot go on.
+pub fn drops(situation: &Situation) -> Vec<Step> {
+    let goes_on = |server: &ServerId| {
+        let standing = situation.servers.get(server).map(|facts| facts.standing);
+        matches!(standing, Some(Standing::Fit | Standing::Down))
+    };
+    let stuck = |group: &&Group| {
+        let arriving = group.replacement.as_ref().map(|replacement| &replacement.arriving);
+        arriving.is_some_and(|arriving| !group.is_in_sync(arriving) && !goes_on(arriving))
+    };
+    let drop = |group: &Group| Step::Drop { group: group.group, epoch: group.epoch };
+    situation.groups.iter().filter(stuck).map(drop).collect()
+}
+
+/// New members for groups that are short, or whose members are gone or drained.
+pub fn repairs(situation: &Situation, pace: Pace) -> Plan {
+    let mut planner = Planner::new(situation, pace);
+    let mut groups: Vec<&Group> = situation.groups.iter().filter(|group| group.replacement.is_none()).collect();
+    groups.sort_by_key(|group| (planner.live_in_sync(group), group.group));
+    let mut plan = Plan::default();
+    for wanted in [Wanted::Heal, Wanted::Drain] {
+        for group in &groups {
+            if planner.planned.contains(&group.group) || plan.lacking.contains_key(&group.group) {
+                continue;
+            }
+            let Some(leaving) = planner.who_leaves(group, wanted) else { continue };
+            match planner.target(group, leaving) {
+                Ok(arriving) => plan.steps.push(planner.begin(group, leaving, &arriving)),
+                Err(lack) => drop(plan.lacking.insert(group.group, lack)),
+            }
+        }
+    }
+    plan
+}
+
+/// Moves that give every server its share; `None` while anything else is to be done.
+pub fn spread(situation: &Situation, pace: Pace) -> Option<Vec<Step>> {
+    let mut planner = Planner::new(situation, pace);
+    if !planner.is_whole() {
+        return None;
+    }
+    let mut steps = Vec::new();
+    while planner.has_turn() {
+        let Some((group, leaving, arriving)) = planner.apart().or_else(|| planner.lighter()) else { break };
+        steps.push(planner.begin(group, Some(&leaving), &arriving));
+    }
+    Some(steps)
+}
+
+/// How many of the servers share a zone with one before them.
+pub fn shared_zones<'s>(zones: impl Iterator<Item = (&'s ServerId, &'s str)>) -> usize {
+    let (mut count, mut seen) = (0, BTreeSet::new());
+    for (server, zone) in zones {
+        count += usize::from(!seen.insert(zone_key(server, zone)));
+    }
+    count
+}
+
+/// A server without a zone is one by itself.
+fn zone_key<'s>(server: &'s ServerId, zone: &'s str) -> (bool, &'s str) {
+    if zone.is_empty() { (false, server.as_str()) } else { (true, zone) }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Heal,
+    Drain,
+}
+
+struct Planner<'s> {
+    situation: &'s Situation,
+    pace: Pace,
+    /// Groups that each server will have when all moves have ended.
+    loads: BTreeMap<&'s ServerId, usize>,
+    /// Groups that are on their way to each server.
+    arrivals: BTreeMap<ServerId, usize>,
+    moves: usize,
+    planned: BTreeSet<GroupId>,
+}
+
+impl<'s> Planner<'s> {
+    fn new(situation: &'s Situation, pace: Pace) -> Self {
+        let mut planner = Self {
+            situation,
+            pace,
+            loads: situation.servers.keys().map(|server| (server, 0)).collect(),
+            arrivals: BTreeMap::new(),
+            moves: 0,
+            planned: BTreeSet::new(),
+        };
+        for group in &situation.groups {
+            for member in group.members.iter().filter(|member| !group.is_leaving(member)) {
+                if let Some(load) = planner.loads.get_mut(member) {
+                    *load += 1;
+                }
+            }
+            if let Some(replacement) = &group.replacement {
+                planner.count_arrival(&replacement.arriving);
+            }
+        }
+        planner
+    }
+
+    fn count_arrival(&mut self, server: &ServerId) {
+        self.moves += 1;
+        *self.arrivals.entry(server.clone()).or_default() += 1;
+    }
+
+    fn facts(&self, server: &ServerId) -> Option<&'s ServerFacts> {
+        self.situation.servers.get(server)
+    }
+
+    fn standing(&self, server: &ServerId) -> Standing {
+        self.facts(server).map_or(Standing::GivenUp, |facts| facts.standing)
+    }
+
+    fn load(&self, server: &ServerId) -> usize {
+        self.loads.get(server).copied().unwrap_or_default()
+    }
+
+    fn has_turn(&self) -> bool {
+        self.pace == Pace::Everything || self.moves < MOVES_MAX
+    }
+
+    fn live_in_sync(&self, group: &Group) -> usize {
+        let is_live = |standing| matches!(standing, Standing::Fit | Standing::ReadOnly | Standing::Draining);
+        group.in_sync.iter().filter(|member| is_live(self.standing(member))).count()
+    }
+
+    /// `Some(None)`: the group has an empty place.
+    fn who_leaves(&self, group: &'s Group, wanted: Wanted) -> Option<Option<&'s ServerId>> {
+        let is_draining = |member: &&ServerId| self.facts(member).is_some_and(|facts| facts.draining);
+        let gone = |member: &&ServerId| self.standing(member) == Standing::GivenUp;
+        match wanted {
+            Wanted::Drain => group.members.iter().find(is_draining).map(Some),
+            Wanted::Heal if group.members.len() < self.situation.copies => Some(None),
+            Wanted::Heal => group.members.iter().find(gone).map(Some),
+        }
+    }
+
+    /// The best server for a copy of the group.
+    fn target(&self, group: &Group, leaving: Option<&ServerId>) -> Result<ServerId, Lack> {
+        if !self.has_turn() {
+            return Err(Lack::Turn);
+        }
+        let fit: Vec<&ServerId> = self.fit().filter(|server| self.may_hold(server, group)).collect();
+        let roomy: Vec<&ServerId> = fit.iter().copied().filter(|server| self.has_room(server, group)).collect();
+        let best = roomy
+            .iter()
+            .filter(|server| self.has_place(server))
+            .min_by_key(|server| (self.shared_with(group, leaving, server), self.load(server), (**server).clone()));
+        match best {
+            Some(best) => Ok((*best).clone()),
+            None if fit.is_empty() => Err(Lack::Server),
+            None if roomy.is_empty() => Err(Lack::Room),
+            None => Err(Lack::Turn),
+        }
+    }
+
+    fn fit(&self) -> impl Iterator<Item = &'s ServerId> + use<'s> {
+        let all = self.situation.servers.iter();
+        all.filter(|(_, facts)| facts.standing == Standing::Fit).map(|(server, _)| server)
+    }
+
+    fn may_hold(&self, server: &ServerId, group: &Group) -> bool {
+        !group.is_member(server) && !self.situation.departures.contains(&(server.clone(), group.group))
+    }
+
+    /// Few enough groups are on their way there.
+    fn has_place(&self, server: &ServerId) -> bool {
+        self.pace == Pace::Everything || self.arrivals.get(server).copied().unwrap_or_default() < ARRIVALS_MAX
+    }
+
+    /// For this group and for what is on its way there already.
+    fn has_room(&self, server: &ServerId, group: &Group) -> bool {
+        let Some(free) = self.facts(server).and_then(|facts| facts.free_bytes) else { return true };
+        let coming = self.arrivals.get(server).copied().unwrap_or_default() as u64 + 1;
+        let bytes = self.bytes_of(group);
+        bytes == 0 || bytes.saturating_mul(coming).saturating_add(RESERVE_BYTES) <= free
+    }
+
+    /// About how much a group holds: what its members hold, shared evenly between their groups.
+    fn bytes_of(&self, group: &Group) -> u64 {
+        let of = |member: &ServerId| {
+            let groups = self.situation.groups.iter().filter(|group| group.is_in_sync(member)).count() as u64;
+            self.facts(member).map_or(0, |facts| facts.stored_bytes.checked_div(groups).unwrap_or_default())
+        };
+        group.in_sync.iter().map(of).max().unwrap_or_default()
+    }
+
+    fn zone(&self, server: &'s ServerId) -> (bool, &'s str) {
+        zone_key(server, self.facts(server).map_or("", |facts| facts.zone.as_str()))
+    }
+
+    /// How many members that stay are in the server's zone.
+    fn shared_with(&self, group: &Group, leaving: Option<&ServerId>, server: &'s ServerId) -> usize {
+        let stay = self.situation.servers.keys().filter(|known| group.is_member(known) && Some(*known) != leaving);
+        stay.filter(|member| self.zone(member) == self.zone(server)).count()
+    }
+
+    fn begin(&mut self, group: &Group, leaving: Option<&ServerId>, arriving: &ServerId) -> Step {
+        self.count_arrival(arriving);
+        self.planned.insert(group.group);
+        if let Some(load) = leaving.and_then(|leaving| self.loads.get_mut(leaving)) {
+            *load = load.saturating_sub(1);
+        }
+        if let Some(load) = self.loads.get_mut(arriving) {
+            *load += 1;
+        }
+        let (group, epoch) = (group.group, group.epoch);
+        Step::Move { group, epoch, leaving: leaving.cloned(), arriving: arriving.clone() }
+    }
+
+    /// Nobody who holds a group is away or drained, and every group has as many members as there can be.
+    fn is_whole(&self) -> bool {
+        let fit = self.fit().count();
+        let wanted = self.situation.copies.min(fit);
+        let is_settled = |member: &ServerId| matches!(self.standing(member), Standing::Fit | Standing::ReadOnly);
+        self.situation.groups.iter().all(|group| {
+            let drains = group.members.iter().any(|member| self.facts(member).is_none_or(|facts| facts.draining));
+            group.place_count() >= wanted && group.members.iter().all(is_settled) && !drains
+        })
+    }
+
+    /// A group that may be moved to make things more even: nothing about it is under way.
+    fn movable(&self) -> impl Iterator<Item = &'s Group> {
+        self.situation.groups.iter().filter(|group| {
+            let is_level = group.in_sync.len() == group.members.len();
+            group.replacement.is_none() && is_level && !self.planned.contains(&group.group)
+        })
+    }
+
+    fn may_leave(&self, group: &Group, server: &ServerId) -> bool {
+        !(group.is_primary(server) && self.situation.uploading.contains(&group.group))
+    }
+
+    fn may_arrive(&self, group: &Group, server: &ServerId) -> bool {
+        self.may_hold(server, group) && self.has_place(server) && self.has_room(server, group)
+    }
+
+    /// A copy that shares a zone with another of its group, and one that it need not share.
+    fn apart(&self) -> Option<(&'s Group, ServerId, ServerId)> {
+        self.movable().find_map(|group| {
+            let members = || self.situation.servers.keys().filter(|server| group.is_member(server));
+            let shares = |member: &&'s ServerId| self.shared_with(group, Some(member), member) > 0;
+            let leaving = members().filter(shares).filter(|member| self.may_leave(group, member));
+            let leaving = leaving.max_by_key(|member| (self.load(member), !group.is_primary(member)))?;
+            let free = self
+                .fit()
+                .filter(|server| self.may_arrive(group, server) && self.shared_with(group, Some(leaving), server) == 0);
+            let arriving = free.min_by_key(|server| self.load(server))?;
+            Some((group, leaving.clone(), arriving.clone()))
+        })
+    }
+
+    /// A move from the server with the most groups that can give one to one with at least two fewer. Two, so that each step
+    /// makes the loads more even, and none is ever taken back.
+    fn lighter(&self) -> Option<(&'s Group, ServerId, ServerId)> {
+        let mut servers: Vec<&'s ServerId> = self.fit().collect();
+        servers.sort_by_key(|server| (self.load(server), *server));
+        for leaving in servers.iter().rev() {
+            for arriving in servers.iter().take_while(|arriving| self.load(arriving) + 2 <= self.load(leaving)) {
+                let fits = |group: &&'s Group| {
+                    let no_worse = self.shared_with(group, Some(leaving), arriving)
+                        <= self.shared_with(group, Some(leaving), leaving);
+                    group.is_member(leaving)
+                        && no_worse
+                        && self.may_leave(group, leaving)
+                        && self.may_arrive(group, arriving)
+                };
+                let best = self.movable().filter(fits).min_by_key(|group| (group.is_primary(leaving), group.group));
+                if let Some(group) = best {
+                    return Some((group, (*leaving).clone(), (*arriving).clone()));
+                }
+            }
+        }
+        None
+    }
+}
+
+mod situation;
+
+pub use situation::Patience;
+
+#[cfg(test)]
+mod tests;

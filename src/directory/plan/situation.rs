@@ -1,0 +1,66 @@
+//! How things stand, out of the state and what servers say about themselves.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{ServerFacts, Situation, Standing};
+use crate::{
+    directory::{command::ServerKind, error::StorageError, lease::Stats, model::ServerRecord, view::View},
+    types::{ServerId, Timestamp},
+};
+
+/// A server that something is arriving at is waited for so long when it goes down, or for `repair_after` if that is less.
+const ARRIVAL_PATIENCE: Duration = Duration::from_secs(60);
+
+/// When servers that are down are given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    pub now: Timestamp,
+    pub repair_after_ms: u64,
+    /// Nobody is given up yet for having been down: who could not be heard was perhaps the Directory.
+    pub waits: bool,
+}
+
+impl Patience {
+    fn standing(&self, record: &ServerRecord) -> Standing {
+        let silent_ms = self.now.millis_since(record.down_since.unwrap_or_default());
+        let arrival_patience_ms = self.repair_after_ms.min(ARRIVAL_PATIENCE.as_millis() as u64);
+        match record {
+            ServerRecord { lost: true, .. } => Standing::GivenUp,
+            ServerRecord { down: true, .. } if self.waits => Standing::Down,
+            ServerRecord { down: true, .. } if silent_ms >= self.repair_after_ms => Standing::GivenUp,
+            ServerRecord { down: true, .. } if silent_ms >= arrival_patience_ms => Standing::Away,
+            ServerRecord { down: true, .. } => Standing::Down,
+            ServerRecord { read_only_reason, .. } if !read_only_reason.is_empty() => Standing::ReadOnly,
+            ServerRecord { draining: true, .. } => Standing::Draining,
+            ServerRecord { .. } => Standing::Fit,
+        }
+    }
+}
+
+impl Situation {
+    /// `stats`: what a server last said about itself.
+    pub fn of(view: &View, patience: Patience, stats: &BTreeMap<ServerId, Stats>) -> Result<Self, StorageError> {
+        let records = view.servers()?.into_iter();
+        let servers = records.filter(|record| record.registration.kind == ServerKind::FileServer).map(|record| {
+            let said = stats.get(&record.registration.server);
+            let free = |stats: &Stats| {
+                (stats.disk_total_bytes > 0).then(|| stats.disk_total_bytes.saturating_sub(stats.disk_used_bytes))
+            };
+            let facts = ServerFacts {
+                standing: patience.standing(&record),
+                draining: record.draining,
+                zone: record.registration.zone,
+                free_bytes: said.and_then(free),
+                stored_bytes: said.map_or(0, |stats| stats.stored_bytes),
+            };
+            (record.registration.server, facts)
+        });
+        Ok(Self {
+            servers: servers.collect(),
+            groups: view.groups()?,
+            departures: view.departures()?,
+            copies: view.settings().map_or(0, |settings| settings.copies as usize),
+            uploading: stats.values().flat_map(|stats| stats.uploading.iter().copied()).collect(),
+        })
+    }
+}
