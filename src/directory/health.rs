@@ -164,9 +164,7 @@ fn places(map: &ClusterMap) -> Vec<Check> {
     let spare = |group: &Group| map.servers.values().filter(is_fit).find(|server| !group.is_member(&server.server));
     let is_gone =
         |id: &ServerId| map.servers.get(id).is_none_or(|server| server.state == ServerState::Down || server.draining);
-    let lacks = |group: &&Group| {
-        group.place_count() < map.copies as usize || group.members.iter().any(|member| is_gone(member))
-    };
+    let lacks = |group: &&Group| group.place_count() < map.copies as usize || group.members.iter().any(is_gone);
     let stranded: Vec<&Group> = map
         .groups
         .values()
@@ -369,7 +367,8 @@ mod tests {
         map.servers.get_mut(&id("a")).unwrap().draining = true;
         expect_codes(&map, FACTS, &[]);
         let group = map.groups.get_mut(&GroupId(0)).unwrap();
-        (group.members.pop(), group.replacement.take());
+        group.members.pop();
+        group.replacement = None;
         expect_codes(&map, FACTS, &[]);
         map.servers.remove(&id("d"));
         expect_codes(&map, FACTS, &[("NO_SPARE_SERVER", Health::Warn)]);

@@ -171,7 +171,7 @@ proptest! {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) as usize % bound
         };
-        let zoned = zones.iter().any(|zone| *zone == 0);
+        let zoned = zones.contains(&0);
         let some_group = |group| {
             let first = draw(servers);
             let mut members: Vec<&str> = (0..3).map(|next| names[(first + next * next) % servers].as_str()).collect();

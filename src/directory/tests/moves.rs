@@ -470,9 +470,9 @@ impl Run {
 
     /// Everybody comes back, does its part, and nothing is under way any more.
     fn settle(&mut self) {
-        for number in 0..NAMES.len() {
+        for (number, name) in NAMES.iter().enumerate() {
             self.register(number);
-            let id = server(NAMES[number]);
+            let id = server(name);
             for command in [Command::MarkUp { server: id.clone() }, Command::MarkWritable { server: id.clone() }] {
                 self.world.apply(&command);
             }
