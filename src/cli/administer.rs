@@ -178,18 +178,25 @@ pub async fn rebalance(context: &mut Context, arguments: RebalanceArguments) -> 
         return context.output.all(client.plan_rebalance().await?.into_iter().map(MoveView::from));
     }
     let count = client.rebalance().await?.len();
+    if arguments.wait {
+        wait_until_even(context, &client).await?;
+        let view = ChangedView { server_id: "", change: "rebalanced", group_count: 0 };
+        return context.output.done(&view, "", "every file server has its share");
+    }
+    let view = ChangedView { server_id: "", change: "rebalancing", group_count: count };
+    context.output.done(&view, "", &format!("{} to move", groups(count)))
+}
+
+async fn wait_until_even(context: &mut Context, client: &Client) -> Result<()> {
     let mut said = None;
-    while arguments.wait {
+    loop {
         let status = client.status().await?;
         if !status.rebalancing {
-            let view = ChangedView { server_id: "", change: "rebalanced", group_count: 0 };
-            return context.output.done(&view, "", "every file server has its share");
+            return Ok(());
         }
         if said.replace(status.moving_group_count) != Some(status.moving_group_count) {
             context.output.say(&format!("{} moving", groups(status.moving_group_count as usize)))?;
         }
         tokio::time::sleep(POLL).await;
     }
-    let view = ChangedView { server_id: "", change: "rebalancing", group_count: count };
-    context.output.done(&view, "", &format!("{} to move", groups(count)))
 }
