@@ -116,22 +116,25 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 #[test]
-fn a_highly_available_cluster_goes_on_without_the_directory_that_made_it() {
+fn a_highly_available_cluster_goes_on_without_the_nodes_that_made_it() {
     let place = Place::with_further_nodes();
     place.expect(0, &["dev", "--ha", "--detach"]);
     let nodes: Vec<String> = [0, 100, 200].map(|step| format!("127.0.0.1:{}", place.base_port + step)).into();
     let directory = format!("--directory={}", nodes.join(","));
-    let voters = || {
-        let output = place.run(&["members", "ls", "-o", "json", &directory]);
+    let voters_of = |service| {
+        let output = place.run(&["members", "ls", "--service", service, "-o", "json", &directory]);
         let members: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         let count = |members: &Vec<serde_json::Value>| members.iter().filter(|each| each["role"] != "learner").count();
         members.as_array().map_or(0, count)
     };
-    wait_until("three voters", || voters() == 3);
+    let voters = || voters_of("directory");
+    wait_until("three voters of each", || voters() == 3 && voters_of("lock") == 3);
     place.expect(0, &["mkdir", "/before", &directory]);
     kill(place.pid("directory-1"));
     place.expect(0, &["mkdir", "/after", &directory]);
     place.expect(0, &["stat", "/before", &directory]);
+    kill(place.pid("lock-1"));
+    place.expect(0, &["lock", "run", "/before/x", &directory, "--", "true"]);
     place.expect(0, &["members", "remove", "directory-1", &directory]);
     wait_until("two voters", || voters() == 2);
     place.expect(0, &["dev", "stop"]);

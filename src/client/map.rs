@@ -95,8 +95,11 @@ impl View {
         ranked.into_iter().map(|(.., server)| self.target(server)).collect()
     }
 
+    /// Those that are up first: a client that begins must not wait for one that is gone.
     pub(super) fn lock_addresses(&self) -> Vec<String> {
-        self.map.lock_servers.iter().map(|server| self.address(server).to_owned()).collect()
+        let mut servers: Vec<&Server> = self.map.lock_servers.iter().collect();
+        servers.sort_by_key(|server| server.state == ServerState::Down);
+        servers.into_iter().map(|server| self.address(server).to_owned()).collect()
     }
 
     fn addresses(&self) -> impl Iterator<Item = &str> {
@@ -320,6 +323,14 @@ mod tests {
             assert_eq!(order, ["b", "a", "c"], "spread {spread}");
         }
         assert_eq!(a_view("x").replicas(GroupId(9), 0), []);
+    }
+
+    #[test]
+    fn lock_servers_that_are_up_are_asked_first() {
+        let states = [("l1", ServerState::Down), ("l2", ServerState::Up), ("l3", ServerState::Down)];
+        let lock_servers = states.map(|(id, state)| a_server(id, state)).to_vec();
+        let view = View::new(ClusterMap { lock_servers, ..a_map(1, "b") }, &["l1:7072".to_owned()]);
+        assert_eq!(view.lock_addresses(), ["localhost:l2", "localhost:l1", "localhost:l3"]);
     }
 
     #[test]

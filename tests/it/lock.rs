@@ -1,6 +1,7 @@
 //! The Lock service with a real Directory behind it: sessions, queues, fences, and what a restart keeps.
 
 mod fences;
+mod nodes;
 mod queues;
 mod restarts;
 mod sessions;

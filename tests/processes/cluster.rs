@@ -46,11 +46,11 @@ pub struct Cluster {
 impl Cluster {
     /// Starts directory, lock and three file servers, with their data in a new folder, and waits until they listen.
     pub fn start() -> Self {
-        Self::start_with(1)
+        Self::start_with(1, 1)
     }
 
-    /// As [`Cluster::start`], with so many Directory nodes.
-    pub fn start_with(directories: u16) -> Self {
+    /// As [`Cluster::start`], with so many nodes of Directory and Lock service.
+    pub fn start_with(directories: u16, locks: u16) -> Self {
         let dir = tempfile::Builder::new().prefix("dfs-processes-").tempdir().expect("create a folder");
         let ip = own_loopback_address();
         let ports: Vec<u16> = (0..directories).map(|number| DIRECTORY_PORT + number * NODE_PORTS).collect();
@@ -66,12 +66,15 @@ impl Cluster {
                 arguments: if index == 0 { Vec::new() } else { vec![format!("--join={}", addresses[0])] },
             })
             .collect();
-        roles.push(Role {
-            name: "lock-1".into(),
-            binary: env!("CARGO_BIN_EXE_dfs-lock"),
-            port: LOCK_PORT,
-            arguments: vec![directory.clone()],
-        });
+        for number in 0..locks {
+            let join = (number > 0).then(|| format!("--join={ip}:{LOCK_PORT}"));
+            roles.push(Role {
+                name: format!("lock-{}", number + 1),
+                binary: env!("CARGO_BIN_EXE_dfs-lock"),
+                port: LOCK_PORT + number * NODE_PORTS,
+                arguments: [directory.clone()].into_iter().chain(join).collect(),
+            });
+        }
         for (index, letter) in ["a", "b", "c"].into_iter().enumerate() {
             roles.push(Role {
                 name: format!("fileserver-{letter}"),
@@ -99,6 +102,10 @@ impl Cluster {
 
     pub fn name(&self, index: usize) -> &str {
         &self.processes[index].role.name
+    }
+
+    pub fn pid(&self, index: usize) -> u32 {
+        self.processes[index].child.as_ref().expect("it runs").id()
     }
 
     /// A command that runs `dfs-cli` against this cluster.

@@ -80,7 +80,7 @@ async fn all_vote(client: &Client) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writing_goes_on_when_the_directorys_leader_dies_and_nothing_is_lost() {
-    let mut cluster = tokio::task::spawn_blocking(|| Cluster::start_with(3)).await.expect("start a cluster");
+    let mut cluster = tokio::task::spawn_blocking(|| Cluster::start_with(3, 1)).await.expect("start a cluster");
     let client = workload::connect(&cluster.directory_address()).await.expect("connect");
     client.wait_ready(READY_TIMEOUT).await.expect("a ready cluster");
     wait_for("three voters", async || all_vote(&client).await).await;

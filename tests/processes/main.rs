@@ -7,5 +7,6 @@ mod failover;
 mod fenced;
 mod history;
 mod kills;
+mod lock_failover;
 mod payload;
 mod workload;

@@ -245,6 +245,41 @@ fn there_is_one_lock_service_and_one_that_is_down_gives_way() {
     assert_eq!(world.try_apply(a_lock("lock-1")), taken("lock-2"));
 }
 
+#[test]
+fn nodes_of_one_lock_service_are_listed_together_and_another_service_waits_until_all_are_down() {
+    let mut world = World::new();
+    let (ours, theirs) = (LockServiceId::random(), LockServiceId::random());
+    let a_node = |id: &str, service| Command::RegisterServer {
+        registration: Registration {
+            kind: ServerKind::Lock,
+            lock_service: Some(service),
+            ..a_registration(id, id.len() as u128)
+        },
+    };
+    let listed = |world: &World| {
+        let servers = world.view().servers().unwrap().into_iter().map(|record| record.registration);
+        let nodes = servers.filter(|registration| registration.kind == ServerKind::Lock);
+        nodes.map(|node| node.server.to_string()).collect::<Vec<_>>()
+    };
+    for id in ["lock-1", "lock-2", "lock-3"] {
+        world.expect(a_node(id, ours));
+    }
+    assert_eq!(listed(&world), ["lock-1", "lock-2", "lock-3"]);
+    mark_down(&mut world, "lock-1");
+    mark_down(&mut world, "lock-2");
+    let taken = |id| Err(Rejected::LockServiceTaken { server: server(id) });
+    assert_eq!(world.try_apply(a_node("stranger", theirs)), taken("lock-3"));
+    world.expect(a_node("lock-1", ours));
+    assert_eq!(listed(&world), ["lock-1", "lock-2", "lock-3"], "who is down keeps its place");
+    // With its folder the first node has lost the name of its service, and would make another one.
+    mark_down(&mut world, "lock-1");
+    assert_eq!(world.try_apply(a_node("lock-1", theirs)), taken("lock-3"));
+    mark_down(&mut world, "lock-3");
+    world.expect(a_node("stranger", theirs));
+    assert_eq!(listed(&world), ["stranger"]);
+    assert_eq!(world.try_apply(a_node("lock-2", ours)), taken("stranger"));
+}
+
 fn lead(world: &World) -> Vec<usize> {
     let led = |id: &str| groups(world).iter().filter(|group| group.is_primary(&server(id))).count();
     ["a", "b", "c"].map(led).to_vec()

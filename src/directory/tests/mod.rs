@@ -19,8 +19,8 @@ use crate::{
     cluster::Group,
     token,
     types::{
-        AsOf, BlobId, ClusterId, Epoch, Extent, FencingToken, GroupId, LockMode, Path, Precondition, Revision,
-        ServerId, StoreId, Timestamp, Version, WriteId, WriteMode, crc32c,
+        AsOf, BlobId, ClusterId, Epoch, Extent, FencingToken, GroupId, LockMode, LockServiceId, Path, Precondition,
+        Revision, ServerId, StoreId, Timestamp, Version, WriteId, WriteMode, crc32c,
     },
 };
 

@@ -30,10 +30,15 @@ pub async fn start_lock_unready(data: &Path, directory: &str) -> RunningLock {
 
 /// The same with more options.
 pub async fn start_lock_with(data: &Path, directory: &str, more: &[&str]) -> RunningLock {
+    start_lock_node("lock-1", data, directory, more).await
+}
+
+/// A node of several.
+pub async fn start_lock_node(id: &str, data: &Path, directory: &str, more: &[&str]) -> RunningLock {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("the port's address").to_string();
     let data = data.to_str().expect("a path of text");
-    let fixed = ["dfs-lock", "--id", "lock-1", "--listen", "127.0.0.1:0", "--data", data, "--directory", directory];
+    let fixed = ["dfs-lock", "--id", id, "--listen", "127.0.0.1:0", "--data", data, "--directory", directory];
     let shutdown = CancellationToken::new();
     let task =
         tokio::spawn(dfs::lock::run(LockOptions::parse_from(fixed.iter().chain(more)), listener, shutdown.clone()));
@@ -58,7 +63,7 @@ impl RunningLock {
         LockClient::new(self.channel())
     }
 
-    fn channel(&self) -> Channel {
+    pub fn channel(&self) -> Channel {
         serve::channel(&self.address).expect("an address")
     }
 
