@@ -51,6 +51,13 @@ impl Cluster {
 
     /// As [`Cluster::start`], with so many nodes of Directory and Lock service.
     pub fn start_with(directories: u16, locks: u16) -> Self {
+        Self::start_of(directories, locks, 3)
+    }
+
+    /// So many nodes of Directory and Lock service, and so many file servers.
+    ///
+    /// Groups are made when all file servers are there.
+    pub fn start_of(directories: u16, locks: u16, fileservers: u8) -> Self {
         let dir = tempfile::Builder::new().prefix("dfs-processes-").tempdir().expect("create a folder");
         let ip = own_loopback_address();
         let ports: Vec<u16> = (0..directories).map(|number| DIRECTORY_PORT + number * NODE_PORTS).collect();
@@ -63,7 +70,10 @@ impl Cluster {
                 name: format!("directory-{}", index + 1),
                 binary: env!("CARGO_BIN_EXE_dfs-directory"),
                 port,
-                arguments: if index == 0 { Vec::new() } else { vec![format!("--join={}", addresses[0])] },
+                arguments: match index {
+                    0 => vec![format!("--initial-fileservers={fileservers}")],
+                    _ => vec![format!("--join={}", addresses[0])],
+                },
             })
             .collect();
         for number in 0..locks {
@@ -75,11 +85,11 @@ impl Cluster {
                 arguments: [directory.clone()].into_iter().chain(join).collect(),
             });
         }
-        for (index, letter) in ["a", "b", "c"].into_iter().enumerate() {
+        for index in 0..fileservers {
             roles.push(Role {
-                name: format!("fileserver-{letter}"),
+                name: format!("fileserver-{}", char::from(b'a' + index)),
                 binary: env!("CARGO_BIN_EXE_dfs-fileserver"),
-                port: FILESERVER_PORT + index as u16,
+                port: FILESERVER_PORT + u16::from(index),
                 arguments: vec![directory.clone()],
             });
         }
@@ -113,6 +123,10 @@ impl Cluster {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dfs-cli"));
         command.env("DFS_DIRECTORY", self.directory_address()).env("DFS_CONFIG", "/dev/null");
         command
+    }
+
+    pub fn pid(&self, index: usize) -> u32 {
+        self.processes[index].child.as_ref().map(Child::id).expect("a running process")
     }
 
     /// `kill -9`, and waits until it is gone.

@@ -27,6 +27,16 @@ struct Inner {
     unknown: u64,
     last_acknowledged: Option<Instant>,
     longest_pause: Duration,
+    /// By writer.
+    progress: HashMap<u64, Progress>,
+}
+
+/// How one writer comes along.
+struct Progress {
+    last: Instant,
+    /// Between two acknowledgements, or since the last, as of [`History::begin_watch`].
+    longest: Duration,
+    count: u64,
 }
 
 /// Pauses beyond this are printed where they end.
@@ -61,16 +71,16 @@ impl History {
     /// Fails if two writes were told the same version of the same file.
     pub fn acknowledged(&self, path: &Path, version: Version, payload: Payload) {
         let mut inner = self.lock();
-        inner.progress();
+        inner.progress(payload.writer);
         if let Some(other) = inner.writes.insert((path.clone(), version), payload) {
             panic!("{path} version {version} was acknowledged to {other:?} and to {payload:?}");
         }
         inner.know(path, version);
     }
 
-    pub fn appended(&self, path: &Path, version: Version, line: String) {
+    pub fn appended(&self, path: &Path, version: Version, writer: u64, line: String) {
         let mut inner = self.lock();
-        inner.progress();
+        inner.progress(writer);
         inner.know(path, version);
         inner.lines.entry(path.clone()).or_default().push(line);
     }
@@ -108,6 +118,21 @@ impl History {
         self.lock().lines.clone()
     }
 
+    /// From now on it is watched how long each writer waits, and how often it is acknowledged.
+    pub fn begin_watch(&self) {
+        for progress in self.lock().progress.values_mut() {
+            (progress.longest, progress.count) = (Duration::ZERO, 0);
+        }
+    }
+
+    /// The longest that any one writer has waited for an acknowledgement since the watch began, and how often the slowest
+    /// was acknowledged. A wait that had begun before counts from there.
+    pub fn watched(&self) -> (Duration, u64) {
+        let inner = self.lock();
+        let longest = inner.progress.values().map(|progress| progress.longest.max(progress.last.elapsed())).max();
+        (longest.unwrap_or_default(), inner.progress.values().map(|progress| progress.count).min().unwrap_or_default())
+    }
+
     pub fn summary(&self) -> Summary {
         let inner = self.lock();
         Summary {
@@ -130,8 +155,12 @@ impl Inner {
         *newest = version.max(*newest);
     }
 
-    fn progress(&mut self) {
+    fn progress(&mut self, writer: u64) {
         let now = Instant::now();
+        let progress = self.progress.entry(writer).or_insert(Progress { last: now, longest: Duration::ZERO, count: 0 });
+        progress.longest = progress.longest.max(now - progress.last);
+        progress.last = now;
+        progress.count += 1;
         if let Some(last) = self.last_acknowledged {
             let pause = now - last;
             if pause > PAUSE_NOTED {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use dfs::{client::Client, status::Reason, types::Path};
+use futures::{StreamExt, stream};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,7 @@ const DEFAULT_SECONDS: u64 = 20;
 const KILLS_PER_MINUTE_MIN: u64 = 12;
 const WRITES_PER_SECOND_MIN: u64 = 5;
 const LEVEL_TIMEOUT: Duration = Duration::from_secs(60);
+const CHECKS_AT_ONCE: usize = 16;
 
 /// From the environment, so that a failure can be tried again: `DFS_KILLS_SECONDS`, `DFS_KILLS_SEED`.
 fn setting(name: &str) -> Option<u64> {
@@ -113,16 +115,17 @@ async fn wait_until_level(client: &Client) {
     }
 }
 
-async fn expect_acknowledged_writes(client: &Client, history: &History) {
-    for (path, version, payload) in history.writes() {
+pub async fn expect_acknowledged_writes(client: &Client, history: &History) {
+    let checks = history.writes().into_iter().map(async |(path, version, payload)| {
         let bytes = workload::read_version(client, &path, version).await;
         let bytes = bytes.unwrap_or_else(|error| panic!("{path} version {version}: {error}"));
         assert_eq!(Payload::parse(&bytes), Ok(payload), "{path} version {version}");
-    }
+    });
+    stream::iter(checks).buffer_unordered(CHECKS_AT_ONCE).collect::<()>().await;
 }
 
 /// Every acknowledged line is there once; a line of unknown fate at most once; nothing else.
-async fn expect_acknowledged_lines(client: &Client, history: &History) {
+pub async fn expect_acknowledged_lines(client: &Client, history: &History) {
     for (path, lines) in history.lines() {
         let (_, bytes) = workload::read_newest(client, &path).await.expect("read a log");
         let text = String::from_utf8(bytes).expect("lines are text");
@@ -139,7 +142,7 @@ async fn expect_acknowledged_lines(client: &Client, history: &History) {
 }
 
 /// Each server's own disk has the same bytes, of every file.
-async fn expect_equal_copies(client: &Client, history: &History) {
+pub async fn expect_equal_copies(client: &Client, history: &History) {
     let own = (0..WRITERS).map(workload::own_file);
     let shared = (0..workload::SHARED_FILES).map(workload::shared_file);
     let logs = (0..workload::LOGS).map(workload::log_file);

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod failover;
+mod faults;
 mod fenced;
 mod history;
 mod kills;

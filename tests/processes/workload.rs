@@ -148,7 +148,7 @@ impl Worker {
         let mut options = WriteOptions::append();
         options.create_parents = true;
         let receipt = self.client.write_bytes(&path, options, line.clone().into_bytes()).await?;
-        self.history.appended(&path, receipt.version, line);
+        self.history.appended(&path, receipt.version, self.number, line);
         Ok(())
     }
 }

@@ -12,9 +12,9 @@ use std::{
 };
 
 use tokio::{
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior},
+    time::{Instant, MissedTickBehavior, sleep_until},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
@@ -32,10 +32,14 @@ use crate::{
     types::{BlobId, Epoch, GroupId, ServerId},
 };
 
-/// Groups that are brought level at a time.
-const GROUPS_MAX: usize = 4;
+/// Groups that are brought level at a time. Most lack little or nothing, and then each is a few messages.
+const GROUPS_MAX: usize = 64;
+/// Of those, so many fetch at a time: that is what takes memory, and the others' disks.
+const FETCHES_MAX: usize = 4;
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// After a failed attempt at a group: from the first wait, doubling, to the longest.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(1);
 const LIST_PAGE: u32 = 1000;
 /// Blobs asked for in one call.
 const FETCH_BATCH: usize = 64;
@@ -52,38 +56,111 @@ const ROUNDS_MAX: usize = 64;
 
 /// Looks for groups in which this server is out of sync, until the shutdown.
 pub async fn run(node: Arc<Node>) {
-    let mut running: JoinSet<(GroupId, Result<(), Error>)> = JoinSet::new();
+    let mut running: JoinSet<(GroupId, Result<Epoch, Error>)> = JoinSet::new();
     let mut busy: BTreeSet<GroupId> = BTreeSet::new();
-    let mut retry_at: BTreeMap<GroupId, Instant> = BTreeMap::new();
+    let mut waits = Waits::default();
+    let mut primaries = Primaries::default();
+    let mut views = node.map.watch();
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        let now = Instant::now();
         tokio::select! {
             () = node.shutdown.cancelled() => return,
             _ = look.tick() => {}
+            () = sleep_until(waits.next(now).unwrap_or(now + LOOK_INTERVAL)) => {}
+            changed = views.changed() => if changed.is_err() { return },
             Some(ended) = running.join_next(), if !running.is_empty() => if let Ok((group, result)) = ended {
                 busy.remove(&group);
-                if let Err(error) = result {
-                    tracing::debug!(%group, %error, "not level yet");
-                    retry_at.insert(group, Instant::now() + RETRY_INTERVAL);
+                match result {
+                    Ok(joined) => waits.joined(group, joined),
+                    Err(error) => {
+                        tracing::debug!(%group, %error, "not level yet");
+                        waits.failed(group, Instant::now());
+                    }
                 }
             },
         }
-        retry_at.retain(|_, at| *at > Instant::now());
-        let lagging = lagging(&node.map.now(), &node.me);
+        let view = views.borrow_and_update().clone();
+        let lagging = lagging(&view, &node.me);
+        if lagging.is_empty() {
+            (waits, primaries) = Default::default();
+            continue;
+        }
         // Without a store that takes writes it would be taken in only to fail the next one.
-        if lagging.is_empty() || node.store.status().read_only.is_some() {
+        if node.store.status().read_only.is_some() {
             continue;
         }
         for (group, epoch, primary) in lagging {
-            if running.len() < GROUPS_MAX && !retry_at.contains_key(&group) && busy.insert(group) {
+            let due = running.len() < GROUPS_MAX && waits.are_over(group, epoch, Instant::now());
+            let Some(at) = primaries.reach(&view, &primary).filter(|_| due) else { continue };
+            if busy.insert(group) {
                 let node = node.clone();
                 running.spawn(async move {
-                    let brought = leave::while_member(&node, group, bring_level(&node, group, epoch, &primary)).await;
+                    let brought = leave::while_member(&node, group, bring_level(&node, group, epoch, at)).await;
                     (group, brought)
                 });
             }
         }
+    }
+}
+
+/// Which groups are not tried just now.
+#[derive(Default)]
+struct Waits {
+    retries: BTreeMap<GroupId, (Instant, Duration)>,
+    /// The primary has said that this server is in sync as of that epoch; the map does not show it yet.
+    joined: BTreeMap<GroupId, Epoch>,
+}
+
+impl Waits {
+    fn joined(&mut self, group: GroupId, epoch: Epoch) {
+        self.retries.remove(&group);
+        self.joined.insert(group, epoch);
+    }
+
+    fn failed(&mut self, group: GroupId, now: Instant) {
+        let wait = self.retries.get(&group).map_or(RETRY_FIRST, |(_, wait)| (*wait * 2).min(RETRY_MAX));
+        self.retries.insert(group, (now + wait, wait));
+    }
+
+    fn are_over(&self, group: GroupId, epoch: Epoch, now: Instant) -> bool {
+        self.retries.get(&group).is_none_or(|(at, _)| *at <= now)
+            && self.joined.get(&group).is_none_or(|joined| epoch >= *joined)
+    }
+
+    /// When the next of them is over.
+    fn next(&self, now: Instant) -> Option<Instant> {
+        self.retries.values().map(|(at, _)| *at).filter(|at| *at > now).min()
+    }
+}
+
+/// One connection to each primary, shared by all groups that it leads, and the turns of those that fetch.
+struct Primaries {
+    channels: BTreeMap<String, Channel>,
+    fetches: Arc<Semaphore>,
+}
+
+impl Default for Primaries {
+    fn default() -> Self {
+        Self { channels: BTreeMap::new(), fetches: Arc::new(Semaphore::new(FETCHES_MAX)) }
+    }
+}
+
+/// A primary, as one attempt uses it.
+struct Primary {
+    client: FileServerClient<Channel>,
+    fetches: Arc<Semaphore>,
+}
+
+impl Primaries {
+    fn reach(&mut self, view: &View, primary: &ServerId) -> Option<Primary> {
+        let address = &view.server(primary)?.address;
+        if !self.channels.contains_key(address) {
+            self.channels.insert(address.clone(), serve::channel(address).ok()?);
+        }
+        let client = FileServerClient::new(self.channels.get(address)?.clone());
+        Some(Primary { client, fetches: self.fetches.clone() })
     }
 }
 
@@ -93,12 +170,10 @@ fn lagging(view: &View, me: &ServerId) -> Vec<(GroupId, Epoch, ServerId)> {
     lags.filter_map(|(id, group)| Some((id, group.epoch, group.primary.clone()?))).collect()
 }
 
-async fn bring_level(node: &Arc<Node>, group: GroupId, epoch: Epoch, primary: &ServerId) -> Result<(), Error> {
-    let view = node.map.now();
-    let address = view.server(primary).map(|server| server.address.clone()).ok_or(Error::NotReady)?;
-    let channel = serve::channel(&address).map_err(|_| Error::NotReady)?;
-    let mut client = FileServerClient::new(channel);
-    let mut fetcher = Fetcher::new(node.clone());
+/// Answers the epoch as of which this server is in sync.
+async fn bring_level(node: &Arc<Node>, group: GroupId, epoch: Epoch, primary: Primary) -> Result<Epoch, Error> {
+    let Primary { mut client, fetches } = primary;
+    let mut fetcher = Fetcher::in_turn(node.clone(), fetches);
 
     // Until little is missing: what comes while it is fetched is fetched in the next round.
     let mut rounds = 0;
@@ -125,8 +200,8 @@ async fn bring_level(node: &Arc<Node>, group: GroupId, epoch: Epoch, primary: &S
     became_level.map_err(|_| Error::Idle(LEVEL_TIMEOUT))??;
     tell(&requests, Request::Level(true)).await?;
     let Answer::JoinedEpoch(joined) = answer(&mut answers).await? else { return Err(Error::NotReady) };
-    tracing::debug!(%group, epoch = joined, %primary, "in sync again");
-    node.refresh_map().await
+    tracing::debug!(%group, epoch = joined, "in sync again");
+    Ok(Epoch(joined))
 }
 
 /// What the primary lists now is to be whole here. One listing is enough: whatever becomes whole at the primary after it said

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use tokio::sync::Semaphore;
 use tonic::transport::Channel;
 
 use crate::{
@@ -22,6 +23,8 @@ const PART_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Fetcher {
     node: Arc<Node>,
     source: SourceId,
+    /// Held while blobs come in.
+    turns: Option<Arc<Semaphore>>,
 }
 
 /// The blobs that a peer was asked for and did not give.
@@ -48,7 +51,14 @@ impl Drop for Fetcher {
 impl Fetcher {
     pub fn new(node: Arc<Node>) -> Self {
         let source = node.next_source();
-        Self { node, source }
+        Self { node, source, turns: None }
+    }
+
+    /// One of several that take turns.
+    pub fn in_turn(node: Arc<Node>, turns: Arc<Semaphore>) -> Self {
+        let mut fetcher = Self::new(node);
+        fetcher.turns = Some(turns);
+        fetcher
     }
 
     /// Whether a primary is sending the blob here: it would not be taken from elsewhere.
@@ -63,6 +73,11 @@ impl Fetcher {
         blobs: &[BlobId],
     ) -> Result<Unfetched, Error> {
         let blobs = blobs.iter().map(BlobId::to_string).collect();
+        let _turn = match &self.turns {
+            // Nothing closes the semaphore; were it closed, there would be no bound to keep.
+            Some(turns) => turns.clone().acquire_owned().await.ok(),
+            None => None,
+        };
         let opened = tokio::time::timeout(PART_TIMEOUT, client.fetch_blobs(pb::FetchBlobsRequest { blobs })).await;
         let mut parts = opened.map_err(|_| Error::Idle(PART_TIMEOUT))??.into_inner();
         let mut incoming: Option<Incoming> = None;

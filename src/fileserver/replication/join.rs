@@ -28,6 +28,8 @@ use crate::{
 };
 
 const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the stream to a member that has just started.
+const STREAM_PATIENCE: Duration = Duration::from_secs(1);
 /// While a member joins, writes wait for it: it has listed and fetched nearly everything before.
 const LEVEL_TIMEOUT: Duration = Duration::from_secs(40);
 /// Between two attempts to reach the Directory about a member that is level.
@@ -85,7 +87,8 @@ async fn run(node: &Node, mut requests: Streaming<pb::JoinGroupRequest>, answers
         return Err(Failure::new(Reason::Unavailable, "this server must compare its own blobs first"));
     }
     // Waiting for a member that no stream reaches would stop every write of the group.
-    if node.peers.connection(&member, crate::types::WriteId::from_bytes([0; 16])).is_none() {
+    let connected = node.peers.connected(&member, crate::types::WriteId::from_bytes([0; 16]));
+    if tokio::time::timeout(STREAM_PATIENCE, connected).await.is_err() {
         return Err(Failure::new(Reason::Unavailable, "no stream to the member yet"));
     }
 

@@ -48,6 +48,7 @@ const SECTOR: u64 = 4096;
 /// Read at once when payloads are skipped, and when they are read: a whole record fits.
 const WINDOW_SKIP: usize = 16 << 10;
 const WINDOW_VERIFY: usize = 2 << 20;
+const ZEROS: [u8; WINDOW_SKIP] = [0; WINDOW_SKIP];
 
 impl<'a> Reader<'a> {
     pub fn new(disk: &'a dyn Disk, segment: &'a Segment, from: u64, payloads: Payloads) -> io::Result<Self> {
@@ -157,12 +158,15 @@ impl<'a> Reader<'a> {
 
     /// After the last byte, from `from` on, that is not zero or cannot be read.
     fn data_end(&mut self, from: u64) -> u64 {
-        let (mut end, mut block) = (self.file_length, Vec::new());
+        let (mut end, mut block) = (self.segment.written_end(from).min(self.file_length), Vec::new());
         while end > from {
             let start = end.saturating_sub(WINDOW_SKIP as u64).max(from);
             block.resize((end - start) as usize, 0);
             self.read(start, &mut block);
-            let last = block.iter().rposition(|&byte| byte != 0).map_or(start, |last| start + last as u64 + 1);
+            // Compared as a whole first: there may be a gigabyte of zeros.
+            let is_zero = ZEROS.get(..block.len()) == Some(block.as_slice());
+            let last = if is_zero { None } else { block.iter().rposition(|&byte| byte != 0) };
+            let last = last.map_or(start, |last| start + last as u64 + 1);
             let unreadable = self.unreadable.iter().map(|lost| lost.end).filter(|&lost| lost > start && lost <= end);
             let last = unreadable.max().unwrap_or(start).max(last);
             if last > start {

@@ -11,7 +11,10 @@ use std::{
 };
 
 use bytes::{Buf, BufMut};
-use rustix::fs::FallocateFlags;
+use rustix::{
+    fs::{FallocateFlags, SeekFrom},
+    io::Errno,
+};
 
 use super::disk::Disk;
 use crate::{durable, types::crc32c};
@@ -159,5 +162,20 @@ impl Segment {
 
     pub fn number(&self) -> u32 {
         self.label.number
+    }
+
+    /// After the last byte from `from` on that may be something else than zero, as far as the file system can tell: room that
+    /// was only preallocated need not be read to find out. The largest number where it cannot.
+    pub fn written_end(&self, from: u64) -> u64 {
+        let seek = |to| rustix::fs::seek(&self.file, to);
+        let mut end = from;
+        loop {
+            match seek(SeekFrom::Data(end)).and_then(|data| Ok((data, seek(SeekFrom::Hole(data))?))) {
+                Ok((data, hole)) if hole > data => end = hole,
+                // Nothing but a hole follows.
+                Err(Errno::NXIO) => return end,
+                Ok(_) | Err(_) => return u64::MAX,
+            }
+        }
     }
 }
