@@ -19,6 +19,7 @@ use super::{
     Client, Entry, Error, Listed, Located, Receipt,
     call::attempt,
     channels::Purpose,
+    map::Target,
     ranges::{Arrived, PIECE_BYTES, Piece, RANGES_MAX, Range},
     source::{FRAME_BYTES, Source},
     write::{Total, Write, WriteOptions},
@@ -239,25 +240,39 @@ impl Lanes {
 
     /// The answer to one try on the stream to the primary; `None` if there is none.
     async fn pipelined(&self, write: &Write, data: Bytes) -> Option<pb::WriteResponse> {
-        let (_, target) = self.client.inner.map.view().primary(&write.path).ok()?;
+        let map = &self.client.inner.map;
+        let (group, target) = map.view().primary(&write.path).ok()?;
+        let server = target.server.clone();
         let (answer, answered) = oneshot::channel();
         let jobs = {
             let mut open = self.open.lock().await;
             open.retain(|_, lane| !lane.jobs.is_closed());
             let lane = open.entry(target.address.clone());
-            lane.or_insert_with(|| Lane::open(&self.client, target.address)).jobs.clone()
+            lane.or_insert_with(|| Lane::open(&self.client, target)).jobs.clone()
         };
-        jobs.send((write.whole(data), answer)).await.ok()?;
-        answered.await.ok()
+        let answered = async {
+            jobs.send((write.whole(data), answer)).await.ok()?;
+            answered.await.ok()
+        };
+        tokio::select! {
+            answered = answered => answered,
+            // The old primary may hang, and never answer.
+            () = map.primary_moved(group, &server) => None,
+        }
     }
 }
 
 impl Lane {
-    fn open(client: &Client, address: String) -> Self {
+    fn open(client: &Client, target: Target) -> Self {
         let (jobs, receiver) = mpsc::channel(WRITES_IN_FLIGHT_MAX);
         let client = client.clone();
         let task = tokio::spawn(async move {
-            if let Err(error) = pump(&client, &address, receiver).await {
+            let address = &target.address;
+            let pumped = tokio::select! {
+                pumped = pump(&client, address, receiver) => pumped,
+                never = client.doubt(&target) => match never {},
+            };
+            if let Err(error) = pumped {
                 tracing::debug!(%address, %error, "a stream of writes ended");
             }
         });

@@ -5,13 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tonic::{Request, Response, Status, transport::Channel};
 
 use super::{
     Client, Error,
     channels::{Channels, Purpose},
     convert,
-    map::Endpoints,
+    map::{Endpoints, leader},
     retry::{Tries, jitter},
 };
 use crate::{
@@ -24,6 +25,10 @@ use crate::{
 pub(super) const TRY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same where another server may answer: one that is stopped or cut off is given up soon, and nothing happens twice.
 pub(super) const TRY_TIMEOUT_AMONG_SEVERAL: Duration = Duration::from_millis(1500);
+/// Who waits for so long asks the other nodes who leads, and again after as long: one that hangs or is cut off breaks no
+/// connection.
+const ASK_AFTER: Duration = Duration::from_millis(400);
+const ASK_TIMEOUT: Duration = Duration::from_millis(400);
 /// Room for the map of the largest cluster, and for a version of the most extents.
 const MESSAGE_BYTES_MAX: usize = 32 << 20;
 
@@ -67,9 +72,17 @@ pub(super) struct Service<'a> {
     pub(super) channels: &'a Channels,
     /// For one try.
     pub(super) try_timeout: Duration,
+    /// How one of its servers is asked who leads.
+    pub(super) who_leads: WhoLeads,
 }
 
-impl Service<'_> {
+pub(super) type WhoLeads = for<'a> fn(&'a Service<'_>, &'a str) -> BoxFuture<'a, Option<String>>;
+
+impl<'a> Service<'a> {
+    pub(super) fn directory(endpoints: &'a Endpoints, known: Vec<String>, channels: &'a Channels) -> Self {
+        Self { endpoints, known, channels, try_timeout: TRY_TIMEOUT, who_leads: who_leads_directory }
+    }
+
     pub(super) fn has_several(&self) -> bool {
         self.known.len() > 1
     }
@@ -96,7 +109,11 @@ impl Service<'_> {
             let channel = self.channels.get(&address, purpose)?;
             let timeout = self.try_timeout.min(tries.remaining(Instant::now()));
             let what = format!("{what} at {address}");
-            let error = match attempt(&what, timeout, request.clone(), |request| call(channel, request)).await {
+            let tried = tokio::select! {
+                tried = attempt(&what, timeout, request.clone(), |request| call(channel, request)) => tried,
+                () = self.superseded(&address) => Err(Error::unreachable(format_args!("{what}: another node leads now"))),
+            };
+            let error = match tried {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -105,6 +122,54 @@ impl Service<'_> {
             self.endpoints.heed(&address, &error, &self.known);
             tokio::time::sleep(delay).await;
         }
+    }
+
+    /// Completes when another node than `address` leads the service, at the earliest after a moment.
+    pub(super) async fn superseded(&self, address: &str) {
+        loop {
+            tokio::time::sleep(ASK_AFTER).await;
+            if self.endpoints.current(&self.known).is_some_and(|current| current != address) {
+                return;
+            }
+            let others = self.known.iter().filter(|known| *known != address);
+            let mut named: FuturesUnordered<_> = others.map(|other| (self.who_leads)(self, other)).collect();
+            while let Some(leader) = named.next().await {
+                if let Some(leader) = leader.filter(|leader| leader != address) {
+                    tracing::debug!(address, leader, "another node leads now");
+                    self.endpoints.failed(address, Some(&leader), &self.known);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Who leads the Lock service, by the word of one of its nodes.
+fn who_leads_lock<'a>(service: &'a Service<'_>, node: &'a str) -> BoxFuture<'a, Option<String>> {
+    async move {
+        let channel = service.channels.get(node, Purpose::Control).ok()?;
+        let call = |request| async move { lock_client(channel).get_lock(request).await };
+        let request = pb::GetLockRequest { path: "/".to_owned() };
+        named(service, node, attempt("ask who leads", ASK_TIMEOUT, request, call).await)
+    }
+    .boxed()
+}
+
+/// Who leads the Directory, by the word of one of its nodes.
+fn who_leads_directory<'a>(service: &'a Service<'_>, node: &'a str) -> BoxFuture<'a, Option<String>> {
+    async move {
+        let channel = service.channels.get(node, Purpose::Control).ok()?;
+        let call = |request| async move { directory_client(channel).get_cluster_map(request).await };
+        named(service, node, attempt("ask who leads", ASK_TIMEOUT, pb::GetClusterMapRequest {}, call).await)
+    }
+    .boxed()
+}
+
+/// Who a node says leads: itself, when it answers.
+fn named<T>(service: &Service<'_>, node: &str, answer: Result<T, Error>) -> Option<String> {
+    match answer {
+        Ok(_) => Some(node.to_owned()),
+        Err(error) => leader(&error, &service.known).map(str::to_owned),
     }
 }
 
@@ -124,19 +189,15 @@ impl Client {
 
     pub(super) fn directory_service(&self) -> Service<'_> {
         let inner = &self.inner;
-        Service {
-            endpoints: &inner.directory_endpoints,
-            known: inner.map.directory_addresses(),
-            channels: &inner.channels,
-            try_timeout: TRY_TIMEOUT,
-        }
+        Service::directory(&inner.directory_endpoints, inner.map.directory_addresses(), &inner.channels)
     }
 
     pub(super) fn lock_service(&self) -> Service<'_> {
         let inner = &self.inner;
         let known = inner.options.lock.clone().unwrap_or_else(|| inner.map.view().lock_addresses());
         let try_timeout = if known.len() > 1 { TRY_TIMEOUT_AMONG_SEVERAL } else { TRY_TIMEOUT };
-        Service { endpoints: &inner.lock_endpoints, known, channels: &inner.channels, try_timeout }
+        let (endpoints, channels) = (&inner.lock_endpoints, &*inner.channels);
+        Service { endpoints, known, channels, try_timeout, who_leads: who_leads_lock }
     }
 
     /// A call of a service that the Directory serves.

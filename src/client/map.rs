@@ -29,6 +29,8 @@ use crate::{
 /// Waits between two tries to watch the map: from this, doubling, to the next.
 const REWATCH_DELAY_FIRST: Duration = Duration::from_millis(100);
 const REWATCH_DELAY_MAX: Duration = Duration::from_secs(2);
+/// How late it may be noticed that calls go to another server.
+const LEFT_INTERVAL: Duration = Duration::from_millis(200);
 /// For the first message of a watch.
 const FIRST_MAP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -150,7 +152,7 @@ impl Endpoints {
 }
 
 /// Who leads, by the address that this client can reach.
-fn leader<'a>(error: &'a Error, known: &[String]) -> Option<&'a str> {
+pub(super) fn leader<'a>(error: &'a Error, known: &[String]) -> Option<&'a str> {
     let inside = error.metadata("leader_address")?;
     let is_known = known.iter().any(|known| known == inside);
     let outside = error.metadata("leader_external_address").filter(|outside| !outside.is_empty());
@@ -218,7 +220,12 @@ impl Map {
             let mut delay = REWATCH_DELAY_FIRST;
             loop {
                 let address = endpoints.current(&map.directory_addresses()).unwrap_or_default();
-                match map.follow(&address, &mut delay).await {
+                let followed = tokio::select! {
+                    followed = map.follow(&address, &mut delay) => followed,
+                    // A call has found that another node leads: this stream may be to one that hangs.
+                    () = map.left(&endpoints, &address) => Ok(()),
+                };
+                match followed {
                     Ok(()) => tracing::debug!(%address, "the watch of the cluster map ended"),
                     Err(error) => {
                         tracing::debug!(%address, %error, "the watch of the cluster map broke");
@@ -229,6 +236,13 @@ impl Map {
                 delay = (delay * 2).min(REWATCH_DELAY_MAX);
             }
         }))
+    }
+
+    /// Completes when another server than `address` is asked.
+    async fn left(&self, endpoints: &Endpoints, address: &str) {
+        while endpoints.current(&self.directory_addresses()).as_deref() == Some(address) {
+            tokio::time::sleep(LEFT_INTERVAL).await;
+        }
     }
 
     async fn follow(&self, address: &str, delay: &mut Duration) -> Result<(), Error> {

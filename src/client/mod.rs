@@ -143,12 +143,7 @@ impl Client {
         }
         let channels = Arc::<Channels>::default();
         let directory_endpoints = Arc::<Endpoints>::default();
-        let directory = Service {
-            endpoints: &directory_endpoints,
-            known: options.directory.clone(),
-            channels: &channels,
-            try_timeout: call::TRY_TIMEOUT,
-        };
+        let directory = Service::directory(&directory_endpoints, options.directory.clone(), &channels);
         let timeout = options.timeout;
         let deadline = Instant::now() + timeout.min(CONNECT_TIMEOUT);
         let first = fetch_map(&directory, deadline).await?;

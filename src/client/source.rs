@@ -132,6 +132,11 @@ impl<'a> Source<'a> {
         !self.forgotten
     }
 
+    /// Whether it can be sent again however much of it has come out.
+    pub(super) fn is_always_repeatable(&self) -> bool {
+        matches!(self.origin, Origin::Memory { .. } | Origin::File { .. })
+    }
+
     /// Back to the beginning; only for what [`Source::is_repeatable`].
     pub(super) async fn rewind(&mut self) -> std::io::Result<()> {
         match &mut self.origin {

@@ -6,6 +6,7 @@
 //! moves.
 
 use std::{
+    convert::Infallible,
     pin::pin,
     time::{Duration, Instant},
 };
@@ -41,6 +42,9 @@ const FRAMES_QUEUED_MAX: usize = 4;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time in which not one frame is taken, or no answer comes.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// A primary that is waited for as long is reported, in case it hangs.
+const DOUBT_AFTER: Duration = Duration::from_secs(1);
+const DOUBT_INTERVAL_MAX: Duration = Duration::from_secs(8);
 /// For the Directory to decide whether a primary is gone.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much further than before a try must come to count as progress: more than the connection's windows hold.
@@ -231,6 +235,13 @@ impl Client {
 
     /// Waits for a reason to try again: another primary, or the time.
     pub(super) async fn recover(&self, path: &Path, error: &Error, target: Option<&Target>, delay: Duration) {
+        let moved = |client: &Self| {
+            let primary = client.inner.map.view().primary(path).ok();
+            target.is_some() && primary.is_some_and(|(_, primary)| Some(&primary) != target)
+        };
+        if moved(self) {
+            return;
+        }
         match target {
             Some(target) if !error.is_answer() => self.report_suspect(target).await,
             _ if error.is_answer() && error.reason().retry() == Retry::Later => {}
@@ -248,19 +259,27 @@ impl Client {
 
     /// Tells the Directory that a server did not answer; its decision comes back as a map.
     async fn report_suspect(&self, target: &Target) {
-        let endpoints = &self.inner.directory_endpoints;
-        let Some(address) = endpoints.current(&self.inner.options.directory) else { return };
         let request = pb::ReportSuspectRequest { suspect_id: target.server.to_string(), ..Default::default() };
         let reported = async {
-            let channel = self.inner.channels.get(&address, Purpose::Control)?;
-            let call = |request| async move { cluster_client(channel).report_suspect(request).await };
-            let answer = attempt("report a suspect", REPORT_TIMEOUT, request, call).await?;
+            let call = |channel, request| async move { cluster_client(channel).report_suspect(request).await };
+            let (directory, deadline) = (self.directory_service(), Instant::now() + REPORT_TIMEOUT);
+            let answer = directory.call("report a suspect", deadline, Purpose::Control, request, call).await?;
             let map = convert::required("cluster_map", answer.cluster_map)?;
             self.inner.map.offer(cluster_map(&map).map_err(convert::unread)?);
             Ok::<_, Error>(())
         };
         if let Err(error) = reported.await {
             tracing::debug!(server = %target.server, %error, "the suspect could not be reported");
+        }
+    }
+
+    /// Reports a primary that is waited for, again and again: should it hang, the Directory names another.
+    pub(super) async fn doubt(&self, target: &Target) -> Infallible {
+        let mut wait = DOUBT_AFTER;
+        loop {
+            tokio::time::sleep(wait).await;
+            self.report_suspect(target).await;
+            wait = (wait * 2).min(DOUBT_INTERVAL_MAX);
         }
     }
 
@@ -278,20 +297,26 @@ impl Client {
         let client = FileServerClient::new(self.inner.channels.get(&target.address, Purpose::Bulk)?);
         let mut answer = pin!(answer(client, receiver, write.write_id));
         // The stream opens with its first message and may be answered before its last, so the two go side by side.
+        let always_repeatable = source.is_always_repeatable();
         let (total, repeatable) = tokio::select! {
             response = &mut answer => return write.receipt(response?, None),
             all = send(write, source, requests, silence, sent) => all?,
+            () = self.inner.map.primary_moved(group, &target.server), if always_repeatable => return Err(moved()),
+            never = self.doubt(target) => match never {},
         };
         let response = tokio::select! {
             response = tokio::time::timeout(silence, answer) => {
                 response.map_err(|_| Error::silence(silence, "wait for the receipt"))??
             }
-            () = self.inner.map.primary_moved(group, &target.server), if repeatable => {
-                return Err(Error::new(Reason::NotLeader, "the group has another primary now").in_doubt());
-            }
+            () = self.inner.map.primary_moved(group, &target.server), if repeatable => return Err(moved()),
+            never = self.doubt(target) => match never {},
         };
         write.receipt(response, Some(total))
     }
+}
+
+fn moved() -> Error {
+    Error::new(Reason::NotLeader, "the group has another primary now").in_doubt()
 }
 
 /// Opens the stream and waits for what it says about this write.

@@ -81,6 +81,10 @@ struct Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.directory.leases().disconnected(&self.server, self.store);
+        // A process that is killed lets go of its connections, and nothing listens at its address any more.
+        if !self.directory.leases().is_replaced(&self.server, self.store) && !self.directory.is_down(&self.server) {
+            self.directory.suspects.add(self.server.clone());
+        }
         tracing::debug!(server = %self.server, "a heartbeat stream has ended");
     }
 }

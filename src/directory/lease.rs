@@ -15,9 +15,13 @@ use crate::{
 };
 
 /// How often a server beats at least.
-pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(200);
 /// A server that is silent for as long is down.
 pub const LEASE: Duration = Duration::from_secs(3);
+/// A server that is silent for as long, more than two beats, is asked whether it lives.
+pub const SILENCE: Duration = Duration::from_millis(500);
+/// One that answers, but goes on to be silent, is asked again after this.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// A judge who was away for longer than this was stopped, and judges nobody until a lease later.
 const STALL_MAX: Duration = Duration::from_secs(1);
 /// A store that took no writes takes them again once it has said so for as long: one on the brink of being full would come
@@ -50,6 +54,10 @@ struct Known {
     expires: Instant,
     /// Whether it has beaten since it registered, or since this Directory leads.
     beats: bool,
+    /// The last beat; `None` for one that has never beaten, of which the lease alone decides.
+    heard: Option<Instant>,
+    /// When it was last asked whether it lives, since that beat.
+    asked: Option<Instant>,
     /// Since when every beat has said that its store takes writes.
     writable_since: Option<Instant>,
     /// Open heartbeat streams: more than one while a server connects again before its old connection is noticed dead.
@@ -83,13 +91,24 @@ impl Table {
         for (server, store) in servers {
             table.insert(server, store, Stats::default(), None, now);
         }
+        // They have beaten to whoever led before.
+        table.servers.values_mut().for_each(|known| known.heard = Some(now));
         table
     }
 
     fn insert(&mut self, server: ServerId, store: StoreId, stats: Stats, seen: Option<Timestamp>, now: Instant) {
         let streams = self.servers.get(&server).filter(|known| known.store == store).map_or(0, |known| known.streams);
-        let expires = now + LEASE;
-        let known = Known { store, stats, last_seen: seen, expires, beats: false, writable_since: None, streams };
+        let known = Known {
+            store,
+            stats,
+            last_seen: seen,
+            expires: now + LEASE,
+            beats: false,
+            heard: None,
+            asked: None,
+            writable_since: None,
+            streams,
+        };
         self.servers.insert(server, known);
     }
 
@@ -108,6 +127,7 @@ impl Table {
         match self.servers.get_mut(server) {
             Some(known) if known.store == store => {
                 known.expires = now + LEASE;
+                (known.heard, known.asked) = (Some(now), None);
                 let writable = stats.read_only_reason.is_empty();
                 known.writable_since = writable.then(|| known.writable_since.unwrap_or(now));
                 known.stats = stats;
@@ -190,10 +210,33 @@ impl Table {
         }
     }
 
+    /// Those that are to be asked now whether they live.
+    pub fn silent(&mut self, now: Instant) -> Vec<ServerId> {
+        let is_over = |since: Instant, patience| now.saturating_duration_since(since) >= patience;
+        let mut silent = Vec::new();
+        for (server, known) in &mut self.servers {
+            let quiet = known.heard.is_some_and(|heard| is_over(heard, SILENCE));
+            if quiet && known.asked.is_none_or(|asked| is_over(asked, ASK_AGAIN)) {
+                known.asked = Some(now);
+                silent.push(server.clone());
+            }
+        }
+        silent
+    }
+
+    /// Whether the server has beaten at `since` or later.
+    pub fn was_heard(&self, server: &ServerId, since: Instant) -> bool {
+        self.servers.get(server).and_then(|known| known.heard).is_some_and(|heard| heard >= since)
+    }
+
     /// Those whose lease has run out.
     pub fn expired(&mut self, now: Instant) -> Vec<ServerId> {
         let away = now.saturating_duration_since(self.last_judged);
         self.last_judged = now;
+        if away > SILENCE / 2 {
+            // Beats may have come meanwhile that nobody has counted yet.
+            self.servers.values_mut().for_each(|known| known.heard = known.heard.map(|_| now));
+        }
         if away > STALL_MAX {
             for known in self.servers.values_mut() {
                 known.expires = now + LEASE;
@@ -244,6 +287,39 @@ mod tests {
         let mut setup = a_table_with_one_server();
         assert_eq!(setup.pass(LEASE - TICK), []);
         assert_eq!(setup.pass(TICK), [setup.server.clone()]);
+    }
+
+    #[test]
+    fn a_silent_server_is_asked_soon_and_again_until_it_beats() {
+        let mut setup = a_table_with_one_server();
+        setup.pass(SILENCE - TICK);
+        assert_eq!(setup.table.silent(setup.now), []);
+        setup.pass(TICK);
+        assert_eq!(setup.table.silent(setup.now), [setup.server.clone()]);
+        assert_eq!(setup.table.silent(setup.now), [], "it is being asked");
+        setup.pass(ASK_AGAIN);
+        assert_eq!(setup.table.silent(setup.now), [setup.server.clone()]);
+        assert!(!setup.table.was_heard(&setup.server, setup.now));
+        setup.beat();
+        assert!(setup.table.was_heard(&setup.server, setup.now));
+        assert_eq!(setup.table.silent(setup.now), []);
+    }
+
+    #[test]
+    fn one_that_has_registered_and_not_beaten_yet_is_not_called_silent() {
+        let mut setup = a_table_with_one_server();
+        setup.table.registered(setup.server.clone(), setup.store, Stats::default(), Timestamp(1), setup.now);
+        setup.pass(LEASE - TICK);
+        assert_eq!(setup.table.silent(setup.now), []);
+        assert_eq!(setup.pass(TICK), [setup.server.clone()], "its lease runs out all the same");
+    }
+
+    #[test]
+    fn a_judge_that_was_stopped_for_a_moment_calls_nobody_silent_by_it() {
+        let mut setup = a_table_with_one_server();
+        setup.now += SILENCE;
+        setup.table.expired(setup.now);
+        assert_eq!(setup.table.silent(setup.now), []);
     }
 
     #[test]

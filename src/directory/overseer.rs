@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::time::{Duration, MissedTickBehavior, interval};
 
 use super::{
@@ -10,9 +11,12 @@ use super::{
     command::{Command, Outcome},
     lease, open, report,
 };
+use crate::types::ServerId;
 
 /// How late a lease that has run out may be noticed.
-const JUDGE_INTERVAL: Duration = Duration::from_millis(100);
+const JUDGE_INTERVAL: Duration = Duration::from_millis(50);
+/// Suspects that are looked at side by side.
+const LOOKS_MAX: usize = 16;
 /// How late what is over may be forgotten.
 const COLLECT_INTERVAL: Duration = Duration::from_secs(1);
 /// Things forgotten in one step, so that callers wait for it only shortly.
@@ -24,13 +28,19 @@ const CALM: Duration = Duration::from_secs(30);
 /// Roles passed on in one step. Uploads under way in those groups begin again at the new primary.
 const SPREAD_LIMIT: u32 = 8;
 
-/// Marks servers down whose lease has run out. Never ends.
+/// Marks servers down whose lease has run out, and has those looked at that are silent before. Never ends.
 pub async fn judge_leases(directory: Arc<Directory>) {
     let mut ticks = interval(JUDGE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let expired = directory.leases().expired(Instant::now());
+        let now = Instant::now();
+        let expired = directory.leases().expired(now);
+        let silent = directory.leases().silent(now);
+        silent
+            .into_iter()
+            .filter(|server| !directory.is_down(server))
+            .for_each(|server| directory.suspects.add(server));
         for server in expired {
             if directory.is_down(&server) {
                 continue;
@@ -44,14 +54,21 @@ pub async fn judge_leases(directory: Arc<Directory>) {
     }
 }
 
-/// Looks whether a server that a primary has reported is dead for everybody: if so, the groups that it leads need not
-/// wait for its lease. Never ends.
+/// Looks whether a server that a primary has reported, that is silent or whose heartbeat stream has ended, is dead for
+/// everybody: if so, the groups that it leads need not wait for its lease. Never ends.
 pub async fn look_after_suspects(directory: Arc<Directory>) {
+    let mut looks = FuturesUnordered::new();
     loop {
-        let suspect = directory.suspects.next().await;
-        if let Err(failure) = report::look_at(&directory, &suspect).await {
-            tracing::warn!(server = %suspect, %failure, "a suspect could not be looked after");
+        tokio::select! {
+            suspect = directory.suspects.next(), if looks.len() < LOOKS_MAX => looks.push(look_at(&directory, suspect)),
+            Some(()) = looks.next() => {}
         }
+    }
+}
+
+async fn look_at(directory: &Directory, suspect: ServerId) {
+    if let Err(failure) = report::look_at(directory, &suspect).await {
+        tracing::warn!(server = %suspect, %failure, "a suspect could not be looked after");
     }
 }
 

@@ -2,12 +2,13 @@
 //!
 //! A primary's word about a replica is enough: it alone knows which copies a write has, and the worst that a wrong report
 //! does is that a good replica catches up again. A client's word is not: its own network may be at fault, so the
-//! Directory looks for itself. It also looks at whom a primary has reported, after the answer: where a server is dead for
-//! everybody, the groups that it leads get a new primary without waiting for the end of its lease.
+//! Directory looks for itself. It also looks at whom a primary has reported, after the answer, and at who has fallen silent:
+//! where a server is dead for everybody, the groups that it leads get a new primary without waiting for the end of its lease.
 
 use std::{
     collections::BTreeSet,
     sync::{Mutex, PoisonError},
+    time::Instant,
 };
 
 use tokio::sync::Notify;
@@ -58,15 +59,20 @@ pub async fn decide(directory: &Directory, report: Report) -> Result<(), Failure
 /// Asks the server whether it is alive, unless it is known to be down, and marks it down if it does not answer.
 pub async fn look_at(directory: &Directory, suspect: &ServerId) -> Result<(), Failure> {
     let known = directory.find_server(suspect).ok_or_else(|| Rejected::ServerNotFound { server: suspect.clone() })?;
+    let asked = Instant::now();
     if known.state == ServerState::Down || directory.prober.probe(suspect, &known.address).await == Verdict::Alive {
         return Ok(());
     }
-    tracing::warn!(server = %suspect, address = known.address, "a reported server does not answer");
+    // One that beats while it cannot be asked lives: marked down, it would be up again with its next beat.
+    if directory.leases().was_heard(suspect, asked) || directory.is_down(suspect) {
+        return Ok(());
+    }
+    tracing::warn!(server = %suspect, address = known.address, "a suspected server does not answer");
     directory.proposer.propose(Command::MarkDown { server: suspect.clone() }).await?;
     Ok(())
 }
 
-/// Servers that primaries have reported, to be looked at; each at most once at a time.
+/// Servers to be looked at: reported by primaries, silent, or without a heartbeat stream all of a sudden.
 #[derive(Default)]
 pub struct Suspects {
     waiting: Mutex<BTreeSet<ServerId>>,
@@ -75,7 +81,7 @@ pub struct Suspects {
 
 impl Suspects {
     /// Only registered servers are added, so there are never more than those.
-    fn add(&self, suspect: ServerId) {
+    pub fn add(&self, suspect: ServerId) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(suspect);
         self.added.notify_one();
     }

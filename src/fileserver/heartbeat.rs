@@ -18,11 +18,11 @@ use crate::{
     convert,
     fileserver::{error::Error, leave, locked, node::Node},
     pb,
-    status::Reason,
+    status::{Failure, Reason},
     types::{BlobId, ClusterId, Epoch, GroupId},
 };
 
-const RETRY_INTERVAL: Duration = Duration::from_millis(300);
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// When the Directory says none.
 const BEAT_INTERVAL_DEFAULT: Duration = Duration::from_millis(500);
 /// Without any answer for this long the stream is opened anew.
@@ -109,15 +109,21 @@ pub async fn run(node: Arc<Node>, presence: Presence, registered: pb::RegisterSe
     let beats = async {
         let mut registered = registered;
         loop {
-            let ended = beat(&node, &registered, &deletions, &mut confirmed).await;
+            let asked = node.directory.asked();
+            let ended = tokio::select! {
+                ended = beat(&node, &registered, &deletions, &mut confirmed) => ended,
+                // However it was found that another leads: it is to hear of this server before it wonders.
+                () = elsewhere(&node, &asked) => Err(Error::EndedEarly),
+            };
             match ended {
                 Err(Error::Refused(failure)) => {
                     tracing::warn!(%failure, "heartbeat stream ended");
-                    node.directory.heed(&failure);
+                    node.directory.heed(&asked, &failure);
                 }
                 ended => {
                     tracing::warn!(error = ?ended.err().map(|error| error.to_string()), "heartbeat stream ended");
-                    node.directory.turn();
+                    let silent = Failure::new(Reason::Unavailable, "the Directory is silent");
+                    node.directory.heed(&asked, &silent);
                 }
             }
             tokio::time::sleep(RETRY_INTERVAL).await;
@@ -139,6 +145,13 @@ pub async fn run(node: Arc<Node>, presence: Presence, registered: pb::RegisterSe
     }
 }
 
+/// Completes when calls go to another node of the Directory than `asked`.
+async fn elsewhere(node: &Node, asked: &str) {
+    while node.directory.asked() == asked {
+        tokio::time::sleep(RETRY_INTERVAL).await;
+    }
+}
+
 async fn beat(
     node: &Node,
     registered: &pb::RegisterServerResponse,
@@ -152,8 +165,9 @@ async fn beat(
     let (beats, outgoing) = mpsc::channel(4);
     let first = next_beat(node, confirmed);
     beats.try_send(first).map_err(|_| Error::Stopping)?;
-    let opened = timeout(SILENCE, node.directory.cluster()?.heartbeat(ReceiverStream::new(outgoing))).await;
-    let mut answers = opened.map_err(|_| Error::Idle(SILENCE))??.into_inner();
+    let asked = node.directory.asked();
+    let opened = node.directory.answer(node.directory.cluster()?.heartbeat(ReceiverStream::new(outgoing))).await;
+    let mut answers = opened?;
     let send = async {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -165,7 +179,10 @@ async fn beat(
     };
     let listen = async {
         loop {
-            let answer = timeout(SILENCE, answers.message()).await.map_err(|_| Error::Idle(SILENCE))??;
+            let answer = tokio::select! {
+                answer = timeout(SILENCE, answers.message()) => answer.map_err(|_| Error::Idle(SILENCE))??,
+                () = node.directory.superseded(&asked) => return Err(Error::EndedEarly),
+            };
             on_answer(node, answer.ok_or(Error::EndedEarly)?, deletions)?;
         }
     };

@@ -297,10 +297,17 @@ async fn fetch_all(
         let refused: BTreeSet<BlobId> = unfetched.refused.iter().map(|(blob, _)| *blob).collect();
         let settled = |blob: &BlobId| unfetched.gone.contains(blob) || refused.contains(blob) || is_whole(node, *blob);
         pass.arriving.extend(batch.iter().filter(|blob| !settled(blob)));
-        let first = unfetched.refused.into_iter().next().map(|(_, failure)| failure);
+        // What is here and known to be damaged is no less than what a member in sync may have: it is repaired from whoever can,
+        // and never served. Where no good copy is left the group is not to be short of members for it.
+        let first = unfetched.refused.into_iter().find(|(blob, _)| !is_known(node, *blob)).map(|(_, failure)| failure);
         pass.refused = pass.refused.take().or(first);
     }
     Ok(())
+}
+
+/// Whether the blob was whole here, and is whole or known to be damaged.
+fn is_known(node: &Node, blob: BlobId) -> bool {
+    node.store.blob(blob).is_some_and(|record| record.sealed)
 }
 
 /// Whether the blob is whole here; a damaged one is fetched again. What the peer knows about its version is not taken over:

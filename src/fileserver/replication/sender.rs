@@ -2,7 +2,7 @@
 //!
 //! There are a few streams to each peer, each on a connection of its own, shared by all groups and writes; a write stays on
 //! one of them. What is queued is bounded by the frames' share of the process's memory and by the queue's length: a slow peer
-//! slows down its writers and nobody else. A peer that says nothing for two seconds counts as hung, and so does one that
+//! slows down its writers and nobody else. A peer that says nothing for a second and a half counts as hung, and so does one that
 //! answers pings and takes no frame for a while, as with a disk that hangs: the stream is given up, everything that was on it
 //! is lost to its writes, and the peer is suspected.
 
@@ -42,12 +42,12 @@ const STREAMS: usize = 2;
 const QUEUE_FRAMES_MAX: usize = 32;
 const PING_INTERVAL: Duration = Duration::from_millis(500);
 /// A peer answers pings, and says so when it is busy: silent for more intervals than this, it hangs.
-const QUIET_MAX: u32 = 3;
+const QUIET_MAX: u32 = 2;
 /// A peer that takes not one frame for so long hangs, though it may answer: as patient as with one that acknowledges nothing.
 const STALL_PATIENCE: Duration = Duration::from_secs(4);
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(2);
 /// A broken stream that is not back after this makes its peer suspect.
-const RECONNECT_PATIENCE: Duration = Duration::from_secs(1);
+const RECONNECT_PATIENCE: Duration = Duration::from_millis(500);
 /// For a peer that was never connected: it may just be starting.
 const FIRST_CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(200);

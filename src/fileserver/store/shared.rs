@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{SyncSender, TrySendError},
     },
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -17,16 +18,32 @@ use super::{
     types::{DamagedRegion, StoreCounts, StoreError, StoreOptions},
 };
 
+/// A disk that does not answer the writer for so long hangs.
+pub const HANGS_AFTER: Duration = Duration::from_secs(2);
+/// The same words as long as it lasts.
+const HANGS: &str = "the disk does not answer";
+
 pub struct Shared {
     pub options: StoreOptions,
     pub disk: Arc<dyn Disk>,
     index: Mutex<Index>,
     health: Mutex<Health>,
+    /// Since when the writer has been waiting for the disk.
+    waiting: Mutex<Option<Instant>>,
     pub sync_count: AtomicU64,
     pub counts: StoreCounts,
     pub torn_bytes_cut: u64,
     stopping: AtomicBool,
     wake_maintenance: SyncSender<()>,
+}
+
+/// See [`Shared::at_disk`].
+pub struct AtDisk<'a>(&'a Shared);
+
+impl Drop for AtDisk<'_> {
+    fn drop(&mut self) {
+        *self.0.waiting() = None;
+    }
 }
 
 /// What may be done to the store.
@@ -51,6 +68,7 @@ impl Shared {
             disk,
             index: Mutex::new(index),
             health: Mutex::default(),
+            waiting: Mutex::default(),
             sync_count: AtomicU64::new(0),
             counts: StoreCounts::default(),
             torn_bytes_cut,
@@ -86,11 +104,28 @@ impl Shared {
         StoreError::Io { path: self.options.dir.clone(), message: error.to_string() }
     }
 
-    /// Whether new data may come in.
+    fn waiting(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The writer turns to the disk, for as long as this is kept.
+    pub fn at_disk(&self) -> AtDisk<'_> {
+        *self.waiting() = Some(Instant::now());
+        AtDisk(self)
+    }
+
+    fn hangs(&self) -> bool {
+        self.waiting().is_some_and(|since| since.elapsed() >= HANGS_AFTER)
+    }
+
+    /// Whether new data may come in. Not while the disk hangs: what waits for it then is not known to be lost, and what comes
+    /// would only wait too.
     pub fn admit(&self) -> Result<(), StoreError> {
+        let hangs = self.hangs();
         let health = self.health();
         match &health.poisoned {
             Some(cause) => Err(StoreError::ReadOnly(cause.clone())),
+            None if hangs => Err(StoreError::ReadOnly(HANGS.to_owned())),
             None if health.full => Err(self.refusal(&health)),
             None => Ok(()),
         }

@@ -23,6 +23,28 @@ async fn after_a_failed_sync_nothing_is_written_and_everything_is_read() {
     put(&fixture.store, id(3), &[1]).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_takes_no_writes_until_it_answers_again_and_loses_none() {
+    let fixture = Fixture::new();
+    put(&fixture.store, id(1), &[1000]).await.unwrap();
+    let (length, checksum) = stage(&fixture.store, id(2), &[1000]).await.unwrap();
+    let hanging = fixture.disk.hang();
+    let store = fixture.store.clone();
+    let sealing = tokio::spawn(async move { store.seal(id(2), length, checksum).await });
+    let begun = std::time::Instant::now();
+    while fixture.store.status().read_only.is_none() {
+        assert!(begun.elapsed() < 3 * shared::HANGS_AFTER, "nobody notices");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(matches!(put(&fixture.store, id(3), &[1]).await, Err(StoreError::ReadOnly(_))));
+    expect_content(&fixture.store, id(1), 1000).await;
+    drop(hanging);
+    sealing.await.unwrap().unwrap();
+    fixture.store.publish(id(2), Inode(1), Version(1)).await.unwrap();
+    assert_eq!(fixture.store.status().read_only, None);
+    put(&fixture.store, id(3), &[1]).await.unwrap();
+}
+
 #[tokio::test]
 async fn after_a_failed_write_nothing_is_written() {
     let fixture = Fixture::new();

@@ -10,6 +10,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
     },
 };
 
@@ -20,7 +21,7 @@ use super::{
     disk::{Disk, LocalDisk, Space},
     index::{Index, LogPosition, Sealed},
     recovery::{self, Replayed},
-    segment,
+    segment, shared,
     types::{Recovered, StoreError, StoreOptions},
 };
 use crate::types::{BlobId, GroupId, WriteId, crc32c, crc32c_combine};
@@ -56,6 +57,21 @@ impl TestDisk {
     fn cut(&self, file: &File) -> io::Result<()> {
         let cut = self.cuts.lock().unwrap().remove(&file.metadata()?.ino());
         cut.map_or(Ok(()), |length| LocalDisk.set_length(file, length))
+    }
+
+    /// Syncs do not end before what this returns is dropped.
+    fn hang(self: &Arc<Self>) -> mpsc::Sender<()> {
+        let (release, released) = mpsc::channel();
+        let (hangs, hanging) = mpsc::channel();
+        let disk = self.clone();
+        std::thread::spawn(move || {
+            let _held = disk.syncing.lock().unwrap();
+            hangs.send(()).unwrap();
+            // Ends with an error when the sender is gone.
+            released.recv().unwrap_err();
+        });
+        hanging.recv().unwrap();
+        release
     }
 
     /// From now on the disk does not give these bytes of the file back.

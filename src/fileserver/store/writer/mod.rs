@@ -121,6 +121,8 @@ impl Writer {
 
     /// Nobody asks for anything: makes durable what is not, and proves that the last batch was.
     fn settle(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let _at_disk = shared.at_disk();
         if self.unproven && !self.log.is_dirty() && self.shared.poisoned().is_none() {
             let marker = Plan::of(Frame::marker(), Effect::Nothing);
             self.carry_out(marker);
@@ -143,6 +145,7 @@ impl Writer {
                 self.plan(work, &mut index, &mut plan);
             }
         }
+        let _at_disk = shared.at_disk();
         self.carry_out(plan);
         let overdue = self.dirty_since.is_some_and(|since| since.elapsed() >= LAZY_SYNC);
         if !self.waiting.is_empty() || overdue {
