@@ -125,10 +125,6 @@ impl Cluster {
         command
     }
 
-    pub fn pid(&self, index: usize) -> u32 {
-        self.processes[index].child.as_ref().map(Child::id).expect("a running process")
-    }
-
     /// `kill -9`, and waits until it is gone.
     pub fn kill(&mut self, index: usize) {
         if let Some(mut child) = self.processes[index].child.take() {

@@ -27,6 +27,8 @@ struct Inner {
     unknown: u64,
     last_acknowledged: Option<Instant>,
     longest_pause: Duration,
+    /// As `longest_pause`, as of [`History::begin_watch`].
+    watched_pause: Duration,
     /// By writer.
     progress: HashMap<u64, Progress>,
 }
@@ -37,6 +39,17 @@ struct Progress {
     /// Between two acknowledgements, or since the last, as of [`History::begin_watch`].
     longest: Duration,
     count: u64,
+}
+
+/// How the writers came along for a while.
+#[derive(Clone, Copy, Debug)]
+pub struct Watched {
+    /// Longest time in which no client's write was acknowledged.
+    pub pause: Duration,
+    /// The longest that any one writer was not acknowledged: its look-ups and its places in queues are in it.
+    pub wait: Duration,
+    /// How often the slowest writer was acknowledged.
+    pub count_min: u64,
 }
 
 /// Pauses beyond this are printed where they end.
@@ -120,17 +133,22 @@ impl History {
 
     /// From now on it is watched how long each writer waits, and how often it is acknowledged.
     pub fn begin_watch(&self) {
-        for progress in self.lock().progress.values_mut() {
+        let mut inner = self.lock();
+        inner.watched_pause = Duration::ZERO;
+        for progress in inner.progress.values_mut() {
             (progress.longest, progress.count) = (Duration::ZERO, 0);
         }
     }
 
-    /// The longest that any one writer has waited for an acknowledgement since the watch began, and how often the slowest
-    /// was acknowledged. A wait that had begun before counts from there.
-    pub fn watched(&self) -> (Duration, u64) {
+    /// Since the watch began. A wait that had begun before counts from there.
+    pub fn watched(&self) -> Watched {
         let inner = self.lock();
-        let longest = inner.progress.values().map(|progress| progress.longest.max(progress.last.elapsed())).max();
-        (longest.unwrap_or_default(), inner.progress.values().map(|progress| progress.count).min().unwrap_or_default())
+        let writers = || inner.progress.values();
+        Watched {
+            pause: inner.last_acknowledged.map_or(inner.watched_pause, |last| inner.watched_pause.max(last.elapsed())),
+            wait: writers().map(|progress| progress.longest.max(progress.last.elapsed())).max().unwrap_or_default(),
+            count_min: writers().map(|progress| progress.count).min().unwrap_or_default(),
+        }
     }
 
     pub fn summary(&self) -> Summary {
@@ -167,6 +185,7 @@ impl Inner {
                 println!("writers paused for {pause:?}");
             }
             self.longest_pause = self.longest_pause.max(pause);
+            self.watched_pause = self.watched_pause.max(pause);
         }
         self.last_acknowledged = Some(now);
     }
