@@ -92,6 +92,10 @@ pub struct GroupOptions {
     /// One that is a member already goes on as such
     #[arg(long, env = "DFS_JOIN", value_delimiter = ',', value_name = "HOST:PORT")]
     pub join: Vec<String>,
+    /// HOST:PORT of the other nodes, several with commas: a node without --join whose data folder is empty asks them first, and
+    /// joins their group if they have one, so that a founder that has lost its disk does not make a second cluster
+    #[arg(long, env = "DFS_PEERS", value_delimiter = ',', value_name = "HOST:PORT")]
+    pub peers: Vec<String>,
 }
 
 /// The Directory: the namespace, the versions, and the one place where a write is committed

@@ -5,6 +5,7 @@
 //! only what can never be right is refused.
 
 pub mod cluster;
+pub mod stamp;
 
 use std::{fmt, str::FromStr};
 

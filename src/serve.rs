@@ -27,6 +27,7 @@ use crate::{
     config::{Common, MetricsListen},
     metrics::{self, Metrics, grpc::Calls},
     pb,
+    status::dress::Dress,
 };
 
 /// Measured: the receiver's frame size is the lever on throughput, windows matter once bandwidth × delay passes 1 MiB.
@@ -148,6 +149,7 @@ impl Services {
             .max_concurrent_streams(CONCURRENT_STREAMS_MAX)
             .tcp_nodelay(true)
             .layer(calls)
+            .layer(Dress)
             .add_routes(routes)
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.clone().cancelled_owned());
         let drained = async {

@@ -24,7 +24,7 @@ const MAY_IMPORT: [(&str, &[&str]); 19] = [
     ("cluster", &["types"]),
     ("config", &["types", "telemetry"]),
     ("metrics", &[]),
-    ("serve", &["config", "metrics", "pb"]),
+    ("serve", &["config", "metrics", "pb", "status"]),
     ("convert", &["types", "pb", "cluster", "status"]),
     ("status", &["types", "pb", "directory", "lock", "fileserver", "raft"]),
     ("raft", &["types", "pb", "durable", "metrics", "serve", "status"]),

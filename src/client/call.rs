@@ -17,8 +17,9 @@ use super::{
 };
 use crate::{
     cluster::ClusterMap,
-    convert::cluster::cluster_map,
+    convert::{cluster::cluster_map, stamp::Stamp},
     pb::{self, cluster_client::ClusterClient, directory_client::DirectoryClient, lock_client::LockClient},
+    status::Reason,
 };
 
 /// For one try of a call about metadata.
@@ -74,13 +75,20 @@ pub(super) struct Service<'a> {
     pub(super) try_timeout: Duration,
     /// How one of its servers is asked who leads.
     pub(super) who_leads: WhoLeads,
+    /// The cluster that is meant, where it is known.
+    pub(super) stamp: Stamp,
 }
 
 pub(super) type WhoLeads = for<'a> fn(&'a Service<'_>, &'a str) -> BoxFuture<'a, Option<String>>;
 
 impl<'a> Service<'a> {
-    pub(super) fn directory(endpoints: &'a Endpoints, known: Vec<String>, channels: &'a Channels) -> Self {
-        Self { endpoints, known, channels, try_timeout: TRY_TIMEOUT, who_leads: who_leads_directory }
+    pub(super) fn directory(
+        endpoints: &'a Endpoints,
+        known: Vec<String>,
+        channels: &'a Channels,
+        stamp: Stamp,
+    ) -> Self {
+        Self { endpoints, known, channels, try_timeout: TRY_TIMEOUT, who_leads: who_leads_directory, stamp }
     }
 
     pub(super) fn has_several(&self) -> bool {
@@ -102,6 +110,7 @@ impl<'a> Service<'a> {
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
         let mut tries = Tries::among(self.known.len(), deadline);
+        let mut strangers = 0;
         loop {
             let Some(address) = self.endpoints.current(&self.known) else {
                 return Err(Error::unreachable(format_args!("{what}: no server for it is known")));
@@ -109,14 +118,25 @@ impl<'a> Service<'a> {
             let channel = self.channels.get(&address, purpose)?;
             let timeout = self.try_timeout.min(tries.remaining(Instant::now()));
             let what = format!("{what} at {address}");
+            let stamped = |mut request: Request<R>| {
+                self.stamp.put(&mut request);
+                call(channel, request)
+            };
             let tried = tokio::select! {
-                tried = attempt(&what, timeout, request.clone(), |request| call(channel, request)) => tried,
+                tried = attempt(&what, timeout, request.clone(), stamped) => tried,
                 () = self.superseded(&address) => Err(Error::unreachable(format_args!("{what}: another node leads now"))),
             };
             let error = match tried {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
+            // Another cluster has come to be at this address: the cluster that is meant is at another one, if anywhere.
+            strangers += u32::from(error.reason() == Reason::OtherCluster);
+            if error.reason() == Reason::OtherCluster && (strangers as usize) < self.known.len() {
+                tracing::warn!(%address, %error, "trying elsewhere");
+                self.endpoints.heed(&address, &error, &self.known);
+                continue;
+            }
             let Some(delay) = tries.after(&error, Instant::now(), jitter()) else { return Err(tries.given_up(error)) };
             tracing::debug!(%address, %error, ?delay, "trying again");
             self.endpoints.heed(&address, &error, &self.known);
@@ -159,7 +179,11 @@ fn who_leads_lock<'a>(service: &'a Service<'_>, node: &'a str) -> BoxFuture<'a, 
 fn who_leads_directory<'a>(service: &'a Service<'_>, node: &'a str) -> BoxFuture<'a, Option<String>> {
     async move {
         let channel = service.channels.get(node, Purpose::Control).ok()?;
-        let call = |request| async move { directory_client(channel).get_cluster_map(request).await };
+        let call = |mut request| async move {
+            // Another cluster's leader is none.
+            service.stamp.put(&mut request);
+            directory_client(channel).get_cluster_map(request).await
+        };
         named(service, node, attempt("ask who leads", ASK_TIMEOUT, pb::GetClusterMapRequest {}, call).await)
     }
     .boxed()
@@ -189,7 +213,8 @@ impl Client {
 
     pub(super) fn directory_service(&self) -> Service<'_> {
         let inner = &self.inner;
-        Service::directory(&inner.directory_endpoints, inner.map.directory_addresses(), &inner.channels)
+        let (known, stamp) = (inner.map.directory_addresses(), inner.map.stamp());
+        Service::directory(&inner.directory_endpoints, known, &inner.channels, stamp)
     }
 
     pub(super) fn lock_service(&self) -> Service<'_> {
@@ -197,7 +222,7 @@ impl Client {
         let known = inner.options.lock.clone().unwrap_or_else(|| inner.map.view().lock_addresses());
         let try_timeout = if known.len() > 1 { TRY_TIMEOUT_AMONG_SEVERAL } else { TRY_TIMEOUT };
         let (endpoints, channels) = (&inner.lock_endpoints, &*inner.channels);
-        Service { endpoints, known, channels, try_timeout, who_leads: who_leads_lock }
+        Service { endpoints, known, channels, try_timeout, who_leads: who_leads_lock, stamp: inner.map.stamp() }
     }
 
     /// A call of a service that the Directory serves.
@@ -223,7 +248,7 @@ impl Client {
     /// The cluster map as the Directory has it now.
     pub async fn refresh_map(&self) -> Result<Arc<ClusterMap>, Error> {
         let map = fetch_map(&self.directory_service(), self.deadline()).await?;
-        self.inner.map.offer(map);
+        self.inner.map.offer(map)?;
         Ok(self.cluster_map())
     }
 }

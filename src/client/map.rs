@@ -11,6 +11,7 @@ use std::{
 
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
+use tonic::Request;
 
 use super::{
     Error,
@@ -20,7 +21,10 @@ use super::{
 };
 use crate::{
     cluster::{ClusterMap, Server, ServerState},
-    convert::cluster::cluster_map,
+    convert::{
+        cluster::cluster_map,
+        stamp::{Stamp, other_cluster},
+    },
     pb,
     status::Reason,
     types::{GroupId, Path, ServerId},
@@ -128,7 +132,8 @@ impl Endpoints {
     pub(super) fn heed(&self, address: &str, error: &Error, known: &[String]) {
         let leader = leader(error, known);
         // One that starts or stops, or that nobody follows any more, may not be the one to wait for.
-        let elsewhere = matches!(error.reason(), Reason::NotLeader | Reason::Unavailable | Reason::NoQuorum);
+        let elsewhere =
+            matches!(error.reason(), Reason::NotLeader | Reason::Unavailable | Reason::NoQuorum | Reason::OtherCluster);
         if !error.is_answer() || leader.is_some() || elsewhere {
             self.failed(address, leader, known);
         }
@@ -186,12 +191,20 @@ impl Map {
         addresses
     }
 
-    /// Takes a map that came with some answer; an older one changes nothing.
-    pub(super) fn offer(&self, map: ClusterMap) {
+    /// The cluster that this client belongs to for as long as it lives.
+    pub(super) fn stamp(&self) -> Stamp {
+        Stamp(Some(self.view.borrow().map.cluster))
+    }
+
+    /// Takes a map that came with some answer; an older one changes nothing. Fails, and takes nothing, if it is another
+    /// cluster's that has come to be at the address.
+    pub(super) fn offer(&self, map: ClusterMap) -> Result<(), Error> {
+        if map.cluster != self.view.borrow().map.cluster {
+            return Err(other_cluster(map.cluster).into());
+        }
         let offered = Arc::new(View::new(map, &self.directory));
         let newer = self.view.send_if_modified(|view| {
-            // Another cluster at the same address counts its maps anew.
-            let newer = offered.map.map_version > view.map.map_version || offered.map.cluster != view.map.cluster;
+            let newer = offered.map.map_version > view.map.map_version;
             if newer {
                 *view = offered.clone();
             }
@@ -201,6 +214,7 @@ impl Map {
             let given = self.directory.iter().map(String::as_str);
             self.channels.keep_only(&given.chain(offered.addresses()).collect::<HashSet<_>>());
         }
+        Ok(())
     }
 
     /// Completes when the group's primary is another than `server`.
@@ -247,13 +261,15 @@ impl Map {
 
     async fn follow(&self, address: &str, delay: &mut Duration) -> Result<(), Error> {
         let mut client = directory_client(self.channels.get(address, Purpose::Watch)?);
-        let opened = tokio::time::timeout(FIRST_MAP_TIMEOUT, client.watch_cluster_map(pb::WatchClusterMapRequest {}));
+        let mut request = Request::new(pb::WatchClusterMapRequest {});
+        self.stamp().put(&mut request);
+        let opened = tokio::time::timeout(FIRST_MAP_TIMEOUT, client.watch_cluster_map(request));
         let mut maps =
             opened.await.map_err(|_| Error::silence(FIRST_MAP_TIMEOUT, "watch the cluster map"))??.into_inner();
         // Without end: a peer that is gone is noticed by the connection's keep-alive.
         while let Some(message) = maps.message().await? {
             let map = convert::required("cluster_map", message.cluster_map)?;
-            self.offer(cluster_map(&map).map_err(convert::unread)?);
+            self.offer(cluster_map(&map).map_err(convert::unread)?)?;
             *delay = REWATCH_DELAY_FIRST;
         }
         Ok(())
@@ -356,13 +372,21 @@ mod tests {
     #[tokio::test]
     async fn an_older_map_changes_nothing_and_a_newer_one_wakes_who_waits_for_a_primary() {
         let map = Map::new(a_map(5, "a"), Arc::new([]), Arc::default());
-        map.offer(a_map(4, "b"));
+        map.offer(a_map(4, "b")).unwrap();
         assert_eq!(map.view().map.map_version, 5);
         let waiting = map.clone();
         let moved = tokio::spawn(async move { waiting.primary_moved(GroupId(0), &"a".parse().unwrap()).await });
-        map.offer(a_map(6, "b"));
+        map.offer(a_map(6, "b")).unwrap();
         moved.await.unwrap();
         assert_eq!(map.view().primary(&Path::root()).unwrap().1.server.as_str(), "b");
+    }
+
+    #[tokio::test]
+    async fn a_map_of_another_cluster_is_never_taken() {
+        let map = Map::new(a_map(5, "a"), Arc::new([]), Arc::default());
+        let other = ClusterMap { cluster: ClusterId::from_bytes([2; 16]), ..a_map(6, "b") };
+        assert_eq!(map.offer(other).unwrap_err().reason(), Reason::OtherCluster);
+        assert_eq!((map.view().map.map_version, map.stamp().0), (5, Some(ClusterId::from_bytes([1; 16]))));
     }
 
     #[test]
@@ -406,6 +430,7 @@ mod tests {
         assert_eq!(asked_next(failure().into()), "b:1", "nobody leads yet: the others may know more");
         assert_eq!(asked_next(Failure::new(Reason::Unavailable, "stopping").into()), "b:1");
         assert_eq!(asked_next(Failure::new(Reason::NoQuorum, "").into()), "b:1");
+        assert_eq!(asked_next(Failure::new(Reason::OtherCluster, "").into()), "b:1");
         assert_eq!(asked_next(Failure::new(Reason::EntryNotFound, "").into()), "a:1", "an answer is an answer");
     }
 }

@@ -86,6 +86,8 @@ pub use crate::{
     },
 };
 
+use crate::convert::stamp::Stamp;
+
 use self::{
     call::{Service, fetch_map},
     channels::Channels,
@@ -143,7 +145,8 @@ impl Client {
         }
         let channels = Arc::<Channels>::default();
         let directory_endpoints = Arc::<Endpoints>::default();
-        let directory = Service::directory(&directory_endpoints, options.directory.clone(), &channels);
+        let directory =
+            Service::directory(&directory_endpoints, options.directory.clone(), &channels, Stamp::default());
         let timeout = options.timeout;
         let deadline = Instant::now() + timeout.min(CONNECT_TIMEOUT);
         let first = fetch_map(&directory, deadline).await?;

@@ -265,7 +265,7 @@ impl Client {
             let (directory, deadline) = (self.directory_service(), Instant::now() + REPORT_TIMEOUT);
             let answer = directory.call("report a suspect", deadline, Purpose::Control, request, call).await?;
             let map = convert::required("cluster_map", answer.cluster_map)?;
-            self.inner.map.offer(cluster_map(&map).map_err(convert::unread)?);
+            self.inner.map.offer(cluster_map(&map).map_err(convert::unread)?)?;
             Ok::<_, Error>(())
         };
         if let Err(error) = reported.await {

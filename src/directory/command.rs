@@ -178,6 +178,10 @@ pub enum Command {
     MarkDown {
         server: ServerId,
     },
+    /// A node of the Directory is no member of its group any more.
+    ForgetNode {
+        server: ServerId,
+    },
     /// A registered server is heard of again after it was marked down.
     MarkUp {
         server: ServerId,

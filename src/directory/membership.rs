@@ -141,6 +141,17 @@ fn check_not_removed(tables: &Tables, registration: &Registration, before: Optio
     }
 }
 
+/// The cluster map no longer lists a node of the Directory.
+pub(super) fn forget_node(tables: &mut Tables, server: &ServerId) -> Result<Effect, Error> {
+    let key = (server_kind_out(ServerKind::Directory), server.as_str());
+    if tables.servers.get(key)?.is_none() {
+        return Ok(Effect::Nothing(Outcome::Done));
+    }
+    tables.servers.remove(key)?;
+    tables.state.map_version += 1;
+    Ok(Effect::Changed(Outcome::Done))
+}
+
 /// The server may start again from nothing: the old one is down, and no in-sync set consists of it alone.
 fn check_replaceable(tables: &Tables, registration: &Registration) -> Result<(), Error> {
     let server = &registration.server;

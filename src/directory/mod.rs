@@ -75,7 +75,7 @@ mod service;
 mod tree;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -83,6 +83,10 @@ use anyhow::Context;
 use futures::FutureExt;
 use tokio::{net::TcpListener, sync::watch as channel, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+use tonic::{
+    Request, Status,
+    service::{Interceptor, interceptor::InterceptedService},
+};
 use tonic_health::ServingStatus;
 
 use self::{
@@ -92,6 +96,7 @@ use self::{
 use crate::{
     cluster::{ClusterMap, Server, ServerState},
     config::DirectoryOptions,
+    convert::stamp,
     durable::DataDir,
     pb::{
         self, cluster_server::ClusterServer, directory_server::DirectoryServer, members_server::MembersServer,
@@ -117,11 +122,14 @@ pub async fn run(options: DirectoryOptions, listener: TcpListener, shutdown: Can
     let stop = shutdown.child_token();
     let (door, gate) = (Door::default(), Gate::default());
     let mut services = Services::of(&options.common);
-    let directory_service = service::DirectoryService(door.clone());
-    let cluster_service = cluster_service::ClusterService(door.clone());
+    let cluster = Arc::<OnceLock<ClusterId>>::default();
+    let directory_service = DirectoryServer::new(service::DirectoryService(door.clone()));
+    let cluster_service = ClusterServer::new(cluster_service::ClusterService(door.clone()));
     let raft_service = RaftService::new(gate.clone());
-    services.add(DirectoryServer::new(directory_service).max_decoding_message_size(REQUEST_BYTES_MAX));
-    services.add(ClusterServer::new(cluster_service).max_decoding_message_size(REQUEST_BYTES_MAX));
+    let directory_service = directory_service.max_decoding_message_size(REQUEST_BYTES_MAX);
+    let cluster_service = cluster_service.max_decoding_message_size(REQUEST_BYTES_MAX);
+    services.add(InterceptedService::new(directory_service, meant_for(cluster.clone())));
+    services.add(InterceptedService::new(cluster_service, meant_for(cluster.clone())));
     services.add(MembersServer::new(MembersService(gate.clone())));
     services.add(RaftServer::new(raft_service).max_decoding_message_size(raft::MESSAGE_BYTES_MAX));
     let readiness = services.readiness().await;
@@ -137,10 +145,13 @@ pub async fn run(options: DirectoryOptions, listener: TcpListener, shutdown: Can
     let opened = open::open(&options, address).await;
     let worked = match opened {
         Ok((node, data)) => {
+            if let Some(known) = data.cluster_id() {
+                cluster.get_or_init(|| known);
+            }
             gate.open(node.group.clone());
             metrics::register(&metrics, &node, &door);
-            let belonging = tokio::spawn(belong(data, node.machine.map(), stop.clone()));
-            let (readiness, join, stop) = (readiness.clone(), options.group.join, stop.clone());
+            let belonging = tokio::spawn(belong(data, node.machine.map(), cluster, stop.clone()));
+            let (readiness, join, stop) = (readiness.clone(), node.join.clone(), stop.clone());
             let part = Part { node, door, readiness, join, stop: stop.clone(), served };
             let worked = part.play().await;
             stop.cancel();
@@ -155,10 +166,19 @@ pub async fn run(options: DirectoryOptions, listener: TcpListener, shutdown: Can
     worked.and(served)
 }
 
+/// Refuses calls that name another cluster than this node's, leader or not.
+fn meant_for(cluster: Arc<OnceLock<ClusterId>>) -> impl Interceptor + Clone {
+    move |request: Request<()>| match cluster.get() {
+        Some(ours) => stamp::check(request.metadata(), *ours).map(|()| request).map_err(Status::from),
+        None => Ok(request),
+    }
+}
+
 /// Binds the folder to its cluster as soon as that is known; keeps it until `stop`.
 async fn belong(
     mut data: DataDir,
     mut maps: channel::Receiver<Arc<ClusterMap>>,
+    known: Arc<OnceLock<ClusterId>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     // However this ends, nothing goes on without the folder.
@@ -169,6 +189,7 @@ async fn belong(
             let cluster = map.map(|map| map.cluster).context("what is applied is no longer published")?;
             // Once in a life, and nobody waits for it: the sync may block this thread.
             data.set_cluster_id(cluster)?;
+            known.get_or_init(|| cluster);
         }
     }
     stop.cancelled().await;

@@ -46,13 +46,14 @@ pub struct Node {
     settings: Settings,
     /// It joined a cluster that has its settings already: a failover to it must not change them.
     joins: bool,
+    /// Where it asks to be let in.
+    pub join: Vec<String>,
     /// This process, as the map shows it.
     server: Server,
 }
 
 /// Opens the folder. The second part keeps other processes out of it.
 pub async fn open(options: &DirectoryOptions, address: SocketAddr) -> anyhow::Result<(Node, DataDir)> {
-    let joins = !options.group.join.is_empty();
     let settings = settings(options)?;
     let path = options.common.data.clone();
     let opening = tokio::task::spawn_blocking(move || {
@@ -69,6 +70,9 @@ pub async fn open(options: &DirectoryOptions, address: SocketAddr) -> anyhow::Re
         anyhow::Ok((data, Arc::new(database), has_state))
     });
     let (data, database, has_state) = opening.await.context("open the data folder")??;
+    let is_new = data.cluster_id().is_none() && !data.path().join(LOG_FOLDER).exists();
+    let join = raft::whom_to_join(KIND, &options.group.join, &options.group.peers, is_new).await;
+    let joins = !join.is_empty();
     let machine = Arc::new(DirectoryMachine::new(&database)?);
     let server = this_server(options, address);
     let group_options = raft::Options {
@@ -85,7 +89,7 @@ pub async fn open(options: &DirectoryOptions, address: SocketAddr) -> anyhow::Re
         has_state,
     };
     let group = Group::start(group_options, database.store().clone(), machine.clone()).await?;
-    Ok((Node { group, machine, counts: driver::Counts::default(), database, settings, joins, server }, data))
+    Ok((Node { group, machine, counts: driver::Counts::default(), database, settings, joins, join, server }, data))
 }
 
 /// What begins when a node comes to lead; ends with `lost` or `stop`.

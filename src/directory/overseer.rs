@@ -72,14 +72,23 @@ async fn look_at(directory: &Directory, suspect: ServerId) {
     }
 }
 
-/// Lists the nodes of the group in the cluster map, so that clients find the others when this one is gone. Never ends.
+/// Lists the nodes of the group in the cluster map, and nobody else, so that clients find the others when this one is gone.
+/// Never ends.
 pub async fn list_nodes(directory: Arc<Directory>) {
     let mut ticks = interval(COLLECT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let map = directory.maps.borrow().clone();
-        for (id, node) in directory.group.nodes() {
+        let nodes = directory.group.nodes();
+        let is_node = |known: &ServerId| nodes.iter().any(|(_, node)| node.server == known.as_str());
+        for gone in map.directory_servers.iter().map(|known| &known.server).filter(|known| !is_node(known)) {
+            match directory.proposer.propose(Command::ForgetNode { server: gone.clone() }).await {
+                Ok(_) => tracing::info!(server = %gone, "a node that was removed is listed no more"),
+                Err(error) => tracing::warn!(server = %gone, %error, "a node that was removed is still listed"),
+            }
+        }
+        for (id, node) in nodes {
             let is_listed = map.directory_servers.iter().any(|known| {
                 known.server.as_str() == node.server
                     && known.address == node.address

@@ -206,6 +206,7 @@ fn dispatch(tables: &mut Tables, command: &Command) -> Result<Effect, Error> {
         Command::SettleBlob { blob, .. } => blobs::settle(tables, *blob),
         Command::RaiseFence { path, token } => fence::raise_by_lock_service(tables, path, *token),
         Command::RegisterServer { registration } => membership::register(tables, registration),
+        Command::ForgetNode { server } => membership::forget_node(tables, server),
         Command::MarkDown { server } => membership::mark_down(tables, server),
         Command::MarkUp { server } => membership::mark_up(tables, server),
         Command::MarkReadOnly { server, reason } => membership::mark_read_only(tables, server, reason),

@@ -56,6 +56,7 @@ impl Asked {
             | Command::SettleBlob { .. }
             | Command::RaiseFence { .. }
             | Command::RegisterServer { .. }
+            | Command::ForgetNode { .. }
             | Command::MarkDown { .. }
             | Command::MarkUp { .. }
             | Command::MarkReadOnly { .. }

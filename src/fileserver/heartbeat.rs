@@ -65,15 +65,22 @@ pub async fn register(node: &Node, presence: &Presence) -> Result<pb::RegisterSe
         ..Default::default()
     };
     let mut said = String::new();
+    let mut strangers = 0;
     loop {
         let answer = node.directory.answer(node.directory.cluster()?.register_server(request.clone())).await;
         match answer {
             Ok(answer) => return take_registration(node, answer),
-            // Another cluster's data, an address that is none, or a server that was removed: waiting does not help.
+            // An address that is none, or a server that was removed: waiting does not help.
             Err(Error::Refused(failure)) if matches!(failure.reason, Reason::BadArgument | Reason::ServerRemoved) => {
                 return Err(Error::Refused(failure));
             }
             Err(error) => {
+                // Nor does it where all that are known are another cluster's.
+                let is_stranger = matches!(&error, Error::Refused(failure) if failure.reason == Reason::OtherCluster);
+                strangers = if is_stranger { strangers + 1 } else { 0 };
+                if strangers >= node.directory.count() {
+                    return Err(error);
+                }
                 let reason = error.to_string();
                 if reason != said {
                     tracing::warn!(%error, "cannot register with the Directory yet");
@@ -87,7 +94,7 @@ pub async fn register(node: &Node, presence: &Presence) -> Result<pb::RegisterSe
 
 fn take_registration(node: &Node, answer: pb::RegisterServerResponse) -> Result<pb::RegisterServerResponse, Error> {
     if let Some(map) = &answer.cluster_map {
-        node.map.offer(convert::cluster::cluster_map(map).map_err(Error::Refused)?);
+        node.hear_map(map)?;
     }
     hear_time(node, answer.directory_time.as_ref())?;
     Ok(answer)
@@ -217,7 +224,7 @@ fn next_beat(node: &Node, confirmed: &mut mpsc::Receiver<BlobId>) -> pb::Heartbe
 fn on_answer(node: &Node, answer: pb::HeartbeatResponse, deletions: &mpsc::Sender<Vec<BlobId>>) -> Result<(), Error> {
     hear_time(node, answer.directory_time.as_ref())?;
     if let Some(map) = &answer.cluster_map {
-        node.map.offer(convert::cluster::cluster_map(map).map_err(Error::Refused)?);
+        node.hear_map(map)?;
     }
     let left = answer.left_groups.iter().map(|left| (GroupId(left.group), Epoch(left.epoch)));
     node.departures.told(left.take(LEFT_GROUPS_MAX).collect());

@@ -128,6 +128,7 @@ async fn join(
     let cluster: ClusterId = header.cluster_id.parse().context("cluster id of the Directory")?;
     let folder = folder.clone();
     tokio::task::spawn_blocking(move || locked(&folder).set_cluster_id(cluster)).await??;
+    node.directory.belong_to(cluster);
     background.start(node, Presence { cluster: Some(cluster), ..presence }, registered);
     readiness.set(ServingStatus::Serving).await;
     tracing::info!(server = %node.me, %cluster, "file server is ready");
@@ -164,7 +165,7 @@ fn assemble(
 ) -> anyhow::Result<(Arc<Node>, Background)> {
     let me = options.common.id.clone();
     let map = Map::default();
-    let directory = DirectoryLink::new(&options.directory).context("--directory")?;
+    let directory = DirectoryLink::new(&options.directory, folder.cluster_id()).context("--directory")?;
     let (suspicion, suspicions) = Suspicion::new(me.clone(), map.clone(), directory.clone());
     let (committer, commits) = Committer::new(me.clone(), directory.clone());
     let (merges, offered) = Merges::new();

@@ -146,7 +146,14 @@ impl Node {
         let mut directory = self.directory.directory()?;
         let answer = self.directory.answer(directory.get_cluster_map(pb::GetClusterMapRequest {})).await?;
         let map = convert::required("cluster_map", answer.cluster_map).map_err(Error::Refused)?;
-        self.map.offer(convert::cluster::cluster_map(&map).map_err(Error::Refused)?);
+        self.hear_map(&map)
+    }
+
+    /// Takes a cluster map, and where the Directory's nodes are.
+    pub fn hear_map(&self, map: &pb::ClusterMap) -> Result<(), Error> {
+        let map = convert::cluster::cluster_map(map).map_err(Error::Refused)?;
+        self.directory.learn(&map);
+        self.map.offer(map);
         Ok(())
     }
 }

@@ -20,6 +20,7 @@ pub mod snapshot;
 mod state_machine;
 pub mod store;
 
+mod founding;
 mod group;
 mod members;
 mod metrics;
@@ -30,6 +31,7 @@ mod rejoining;
 mod service;
 
 pub use error::Error;
+pub use founding::whom_to_join;
 pub use group::{Group, Options, Role};
 pub use identity::GroupUid;
 pub use members::MembersService;

@@ -74,7 +74,7 @@ impl From<Rejected> for Failure {
             ServerInUse { server } | ServerNotLost { server } => failure(Reason::ServerInUse).with("server", server),
             OnlyCopy { server, group } => failure(Reason::ServerInUse).with("server", server).with("group", group),
             ServerRemoved { server } => failure(Reason::ServerRemoved).with("server", server),
-            OtherCluster => bad_argument("cluster_id"),
+            OtherCluster => failure(Reason::OtherCluster),
             SettingFixed { field } | BadSetting { field } => bad_argument(field),
             NotBootstrapped => failure(Reason::Unavailable),
         }

@@ -5,6 +5,7 @@
 //! Clients match reasons, never text.
 
 pub mod directory;
+pub mod dress;
 pub mod fileserver;
 pub mod lock;
 pub mod raft;

@@ -300,6 +300,7 @@ fn command_out(command: &Command) -> Stored {
             Stored::RaiseFence(disk::RaiseFence { path: path.to_string(), token: token.0 })
         }
         Command::RegisterServer { registration } => Stored::RegisterServer(registration_out(registration)),
+        Command::ForgetNode { server } => Stored::ForgetNode(server.to_string()),
         Command::MarkDown { server } => Stored::MarkDown(server.to_string()),
         Command::MarkUp { server } => Stored::MarkUp(server.to_string()),
         Command::MarkReadOnly { server, reason } => {
@@ -399,6 +400,7 @@ fn command_in(command: Stored) -> Read<Command> {
             Command::RaiseFence { path: path(&stored.path)?, token: FencingToken(stored.token) }
         }
         Stored::RegisterServer(stored) => registration_in(stored)?,
+        Stored::ForgetNode(id) => Command::ForgetNode { server: server(&id)? },
         Stored::MarkDown(id) => Command::MarkDown { server: server(&id)? },
         Stored::MarkUp(id) => Command::MarkUp { server: server(&id)? },
         Stored::MarkReadOnly(stored) => {

@@ -369,3 +369,18 @@ fn roles_are_spread_again_over_a_server_that_came_back_step_by_step_and_never_ba
     let revision = world.revision();
     assert_eq!(spread(&mut world, 100), revision, "it is even");
 }
+
+#[test]
+fn a_node_that_was_removed_is_listed_no_more() {
+    let mut world = World::new();
+    let node = |id: &str| Registration { kind: ServerKind::Directory, ..a_registration(id, 7) };
+    world.expect(Command::RegisterServer { registration: node("directory-2") });
+    let listed = |world: &World| {
+        world.view().servers().unwrap().iter().any(|known| known.registration.server.as_str() == "directory-2")
+    };
+    assert!(listed(&world));
+    world.expect(Command::ForgetNode { server: server("directory-2") });
+    assert!(!listed(&world));
+    let again = world.expect(Command::ForgetNode { server: server("directory-2") });
+    assert!(matches!(again, Outcome::Done), "it is gone already");
+}

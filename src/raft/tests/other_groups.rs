@@ -103,3 +103,17 @@ async fn a_node_listens_to_nobody_before_a_group_has_taken_it_in_and_belongs_to_
     joiner.restart().await;
     assert_eq!(joiner.group_uid(), founder.group_uid(), "also after a restart");
 }
+
+#[tokio::test]
+async fn a_founder_that_has_lost_its_disk_joins_the_group_that_the_others_have() {
+    let founder = TestNode::start("a", 11, Vec::new()).await;
+    leader_of(std::slice::from_ref(&founder)).await;
+    let waiting = TestNode::start("b", 12, vec!["127.0.0.1:1".to_owned()]).await;
+    let (has_one, has_none) = (founder.address.clone(), waiting.address.clone());
+    let peers = vec![has_none.clone(), has_one.clone()];
+    assert_eq!(whom_to_join("words", &[], &peers, true).await, peers);
+    assert!(whom_to_join("words", &[], std::slice::from_ref(&has_none), true).await.is_empty(), "it founds one");
+    assert!(whom_to_join("words", &[], &peers, false).await.is_empty(), "it has one");
+    assert_eq!(whom_to_join("words", &peers[..1], &[has_one.clone()], true).await, peers[..1]);
+    assert!(whom_to_join("lock", &[], &[has_one], true).await.is_empty(), "another service's group is none of its own");
+}

@@ -1,6 +1,11 @@
 //! What a restart keeps: everything that was acknowledged.
 
-use dfs::{pb, status::Reason, types::StoreId};
+use dfs::{
+    convert::stamp::Stamp,
+    pb,
+    status::{Failure, Reason},
+    types::{ClusterId, StoreId},
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -117,6 +122,13 @@ async fn a_server_of_another_cluster_is_not_taken_in() {
         cluster_id: StoreId::random().to_string(),
         ..a_registration("fileserver-a", &StoreId::random().to_string())
     };
-    crate::common::expect_bad_field(running.cluster().register_server(other).await, "cluster_id");
+    let refused = running.cluster().register_server(other).await.expect_err("another cluster's server");
+    assert_eq!(Failure::from(&refused).reason, Reason::OtherCluster);
+    // Whoever names another cluster is refused whatever it asks.
+    let stamp = Stamp(Some(ClusterId::random()));
+    let mut request = tonic::Request::new(pb::GetClusterMapRequest {});
+    stamp.put(&mut request);
+    let refused = running.directory().get_cluster_map(request).await.expect_err("a client of another cluster");
+    assert_eq!(Failure::from(&refused).reason, Reason::OtherCluster);
     running.stop().await;
 }
