@@ -12,12 +12,13 @@ use std::{
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use rand::RngExt;
 use tokio::time::{sleep, timeout};
-use tonic::{Status, transport::Channel};
+use tonic::{Status, service::interceptor::InterceptedService, transport::Channel};
 
 use crate::{
+    convert::stamp::Stamp,
     pb, serve,
     status::{Failure, Reason},
-    types::{FencingToken, Path},
+    types::{ClusterId, FencingToken, Path},
 };
 
 /// Fences asked for at the same time.
@@ -33,16 +34,33 @@ pub(super) struct Directories(Mutex<Addresses>);
 #[derive(Debug)]
 struct Addresses {
     given: Vec<(String, Channel)>,
+    /// More, by the cluster map.
+    listed: Vec<(String, Channel)>,
     /// Named as the leader by one of them, and none of them.
     named: Option<Channel>,
     current: usize,
+    /// On every call, as soon as it is known: a fence in another cluster's Directory would be none.
+    stamp: Stamp,
 }
+
+impl Addresses {
+    fn known(&self) -> impl Iterator<Item = &(String, Channel)> {
+        self.given.iter().chain(&self.listed)
+    }
+
+    fn position(&self, address: &str) -> Option<usize> {
+        self.known().position(|(known, _)| known == address)
+    }
+}
+
+pub(super) type Stamped = InterceptedService<Channel, Stamp>;
 
 impl Directories {
     pub fn new(addresses: &[String]) -> Result<Self, tonic::transport::Error> {
         let given = addresses.iter().map(|address| Ok((address.clone(), serve::channel(address)?)));
         let given = given.collect::<Result<_, tonic::transport::Error>>()?;
-        Ok(Self(Mutex::new(Addresses { given, named: None, current: 0 })))
+        let stamp = Stamp::default();
+        Ok(Self(Mutex::new(Addresses { given, listed: Vec::new(), named: None, current: 0, stamp })))
     }
 
     fn addresses(&self) -> MutexGuard<'_, Addresses> {
@@ -50,10 +68,33 @@ impl Directories {
     }
 
     /// `None` if there is no address at all.
-    pub fn current(&self) -> Option<Channel> {
+    pub fn current(&self) -> Option<Stamped> {
         let addresses = self.addresses();
-        let given = || addresses.given.get(addresses.current.checked_rem(addresses.given.len())?);
-        addresses.named.clone().or_else(|| given().map(|(_, channel)| channel.clone()))
+        let count = addresses.given.len() + addresses.listed.len();
+        let known = || addresses.known().nth(addresses.current.checked_rem(count)?);
+        let channel = addresses.named.clone().or_else(|| known().map(|(_, channel)| channel.clone()))?;
+        Some(InterceptedService::new(channel, addresses.stamp))
+    }
+
+    /// From now on only a Directory of this cluster answers.
+    pub fn belong_to(&self, cluster: ClusterId) {
+        self.addresses().stamp = Stamp(Some(cluster));
+    }
+
+    /// The Directory's nodes as the cluster map lists them: asked too when those that were given are gone.
+    pub fn learn(&self, listed: &[String]) {
+        let mut addresses = self.addresses();
+        let count = addresses.given.len() + addresses.listed.len();
+        let asked = addresses.current.checked_rem(count).and_then(|at| addresses.known().nth(at)).cloned();
+        let known = |address: &String| addresses.known().find(|(known, _)| known == address).cloned();
+        let made = |address: &String| Some((address.clone(), serve::channel(address).ok()?));
+        let is_given = |address: &&String| addresses.given.iter().any(|(given, _)| given == *address);
+        let listed = listed.iter().filter(|address| !is_given(address));
+        let listed = listed.filter_map(|address| known(address).or_else(|| made(address))).collect();
+        addresses.listed = listed;
+        if let Some(at) = asked.and_then(|(asked, _)| addresses.position(&asked)) {
+            addresses.current = at;
+        }
     }
 
     /// The current one did not do: the leader is asked next if it was named, else the next one.
@@ -61,7 +102,7 @@ impl Directories {
         let mut addresses = self.addresses();
         let was_named = addresses.named.take().is_some();
         match failure.metadata.get("leader_address") {
-            Some(leader) => match addresses.given.iter().position(|(address, _)| address == leader) {
+            Some(leader) => match addresses.position(leader) {
                 Some(at) => addresses.current = at,
                 None => addresses.named = serve::channel(leader).ok(),
             },
@@ -144,6 +185,25 @@ async fn call(directories: &Directories, path: &Path, token: FencingToken) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn nodes_that_the_map_lists_are_asked_too() {
+        let directories = Directories::new(&["a:1".to_owned()]).unwrap();
+        let asked = || {
+            let addresses = directories.addresses();
+            let at = addresses.current % addresses.known().count();
+            addresses.known().nth(at).map(|(address, _)| address.clone()).unwrap_or_default()
+        };
+        let gone = Failure::new(Reason::Unavailable, "");
+        directories.turn(&gone);
+        assert_eq!(asked(), "a:1", "there is no other");
+        directories.learn(&["b:1".to_owned(), "a:1".to_owned()]);
+        assert_eq!(asked(), "a:1");
+        directories.turn(&gone);
+        assert_eq!(asked(), "b:1");
+        directories.learn(&["c:1".to_owned(), "b:1".to_owned()]);
+        assert_eq!(asked(), "b:1", "another order changes nothing");
+    }
 
     #[test]
     fn pauses_grow_to_a_bound() {

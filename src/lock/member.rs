@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 use crate::{
     convert,
@@ -23,7 +23,7 @@ use crate::{
     lock::{
         command::Membership,
         error::Error,
-        fence::{Directories, pause, worth_a_word},
+        fence::{Directories, Stamped, pause, worth_a_word},
         handle::Handle,
         machine::Progress,
         part::Door,
@@ -96,7 +96,7 @@ impl Member {
         }
     }
 
-    fn client(&self) -> Result<ClusterClient<Channel>, Failure> {
+    fn client(&self) -> Result<ClusterClient<Stamped>, Failure> {
         let channel = self.directories.current();
         channel.map(ClusterClient::new).ok_or_else(|| Failure::new(Reason::Unavailable, "no address of the Directory"))
     }
@@ -121,6 +121,7 @@ impl Member {
         };
         let mut client = self.client()?;
         let response = in_time(client.register_server(request)).await?.into_inner();
+        self.learn(response.cluster_map.as_ref());
         let header = convert::required("header", response.header)?;
         let key = response.lock_key.as_ref().try_into();
         let key = key.map_err(|_| Failure::bad_argument("lock_key", "the Directory sent no key of 32 bytes"))?;
@@ -135,6 +136,7 @@ impl Member {
         let Admission { membership, newest, .. } = *admission;
         // Once in a life, and nobody waits for it: the sync may block this thread.
         self.folder.set_cluster_id(membership.cluster).context("join the Directory's cluster")?;
+        self.directories.belong_to(membership.cluster);
         if self.progress.borrow().membership.is_some_and(|known| known != membership) {
             anyhow::bail!("the Directory's lock key is not the one in the data folder");
         }
@@ -149,6 +151,14 @@ impl Member {
         }
         tracing::info!(cluster = %membership.cluster, leads = lead.is_some(), "registered with the Directory");
         Ok(None)
+    }
+
+    /// Where else the Directory is.
+    fn learn(&self, map: Option<&pb::ClusterMap>) {
+        if let Some(map) = map {
+            let listed = map.directory_servers.iter().map(|server| server.address.clone());
+            self.directories.learn(&listed.collect::<Vec<_>>());
+        }
     }
 
     /// Beats for as long as the Directory answers.
@@ -178,7 +188,10 @@ impl Member {
         loop {
             tokio::select! {
                 answer = answers.message() => match answer.map_err(|status| Failure::from(&status))? {
-                    Some(_) => silent = 0,
+                    Some(answer) => {
+                        silent = 0;
+                        self.learn(answer.cluster_map.as_ref());
+                    }
                     None => return Ok(()),
                 },
                 _ = ticks.tick() => {

@@ -110,7 +110,7 @@ pub async fn run(options: LockOptions, listener: TcpListener, shutdown: Cancella
                 let (stop, ends) = (stop.clone(), stop.clone().drop_guard());
                 member.run(stop).inspect(move |_| drop(ends))
             });
-            let (readiness, join, stop) = (readiness.clone(), options.group.join, stop.clone());
+            let (readiness, join, stop) = (readiness.clone(), node.join.clone(), stop.clone());
             let worked = Part { node, door, readiness, join, stop: stop.clone(), served }.play().await;
             stop.cancel();
             // The folder is let go last.

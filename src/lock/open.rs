@@ -29,6 +29,8 @@ pub(super) struct Node {
     pub machine: Arc<LockMachine>,
     store: Arc<Store>,
     directories: Arc<Directories>,
+    /// Where it asks to be let in.
+    pub join: Vec<String>,
 }
 
 /// Opens the folder. The second part keeps other processes out of it.
@@ -52,6 +54,11 @@ pub(super) async fn open(
         anyhow::Ok((data, store, has_state))
     });
     let (data, store, has_state) = opening.await.context("open the data folder")??;
+    if let Some(cluster) = data.cluster_id() {
+        directories.belong_to(cluster);
+    }
+    let is_new = data.cluster_id().is_none() && !has_state && !data.path().join(LOG_FOLDER).exists();
+    let join = raft::whom_to_join(KIND, &options.group.join, &options.group.peers, is_new).await;
     let machine = Arc::new(LockMachine::new(&store)?);
     let group_options = raft::Options {
         service: KIND,
@@ -63,11 +70,11 @@ pub(super) async fn open(
             external_address: options.common.advertised_external(address),
             rejoined: false,
         },
-        joins: !options.group.join.is_empty(),
+        joins: !join.is_empty(),
         has_state,
     };
     let group = Group::start(group_options, store.clone(), machine.clone()).await?;
-    Ok((Node { group, machine, store, directories }, data))
+    Ok((Node { group, machine, store, directories, join }, data))
 }
 
 /// Why a lead was not taken up.

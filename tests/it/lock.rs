@@ -9,8 +9,10 @@ mod stalls;
 
 use std::time::Duration;
 
+use tokio::net::TcpListener;
+
 use crate::common::{
-    directory::{RunningDirectory, start_directory},
+    directory::{RunningDirectory, start_directory_at},
     gate::Gate,
     lock::{RunningLock, start_lock},
 };
@@ -30,10 +32,18 @@ pub struct Pair {
 
 pub async fn start_pair() -> Pair {
     let folder = tempfile::tempdir().expect("a folder");
-    let directory = start_directory(&folder.path().join("directory"), &[]).await;
-    let gate = Gate::before(&directory.address).await;
+    let address = free_address().await;
+    let gate = Gate::before(&address).await;
+    // The map says no other way to it.
+    let advertise = ["--advertise", &gate.address];
+    let directory = start_directory_at(&address, &folder.path().join("directory"), &advertise).await;
     let lock = start_lock(&folder.path().join("lock"), &gate.address).await;
     Pair { folder, directory, gate, lock }
+}
+
+async fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    listener.local_addr().expect("the port's address").to_string()
 }
 
 impl Pair {
