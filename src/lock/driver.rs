@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant as TokioInstant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,7 @@ use crate::{
         fan_out::{Claim, FanOut},
         fence::{Directories, Fences},
         handle::{End, Handle, MAILBOX, Progress, Read, Reply, Request, Sighting, Wait},
-        machine::Verdict,
+        machine::{self, Verdict},
         session::Leases,
         state::{LockView, Standing, State},
         tables::rows,
@@ -49,16 +49,29 @@ pub(super) trait Log: Send + Sync + 'static {
     /// Answers with a [`Verdict`] once it is committed and applied here.
     fn propose(&self, entry: Bytes) -> impl Future<Output = Result<Applied, raft::Error>> + Send;
 
-    fn confirm_lead(&self) -> impl Future<Output = Result<(), raft::Error>> + Send;
+    /// Whether nobody else can have begun to lead since this lead began. It is not enough that this node leads: another
+    /// one may have led between.
+    fn confirm(&self, lead: LeadId) -> impl Future<Output = Result<(), raft::Error>> + Send;
 }
 
-impl Log for Group {
+/// The group's log, and what this node has applied of it.
+pub(super) struct GroupLog {
+    pub group: Arc<Group>,
+    pub progress: watch::Receiver<machine::Progress>,
+}
+
+impl Log for GroupLog {
     async fn propose(&self, entry: Bytes) -> Result<Applied, raft::Error> {
-        Group::propose(self, entry).await
+        self.group.propose(entry).await
     }
 
-    async fn confirm_lead(&self) -> Result<(), raft::Error> {
-        Group::confirm_lead(self).await
+    async fn confirm(&self, lead: LeadId) -> Result<(), raft::Error> {
+        // Everything that was committed before is applied here then, the beginning of another lead too.
+        self.group.confirm_lead().await?;
+        match self.progress.borrow().lead == Some(lead) {
+            true => Ok(()),
+            false => Err(raft::Error::NotLeader { leader: None }),
+        }
     }
 }
 
@@ -178,7 +191,7 @@ impl<L: Log> Driver<L> {
             let batch = self.decide_all(commands, &mut requests);
             let is_ahead = !batch.changed.is_empty();
             let settled = tokio::select! {
-                settled = settle(&*self.log, self.entries(&batch), !batch.answers.is_empty()) => settled,
+                settled = settle(&*self.log, self.lead, self.entries(&batch), !batch.answers.is_empty()) => settled,
                 () = lost.cancelled() => Err(raft::Error::LeadLost { leader: None }),
             };
             match settled {
@@ -399,9 +412,9 @@ impl<L: Log> Driver<L> {
 }
 
 /// Has the entries committed. Where there are none, but something is to be told: makes sure that it is not out of date.
-async fn settle(log: &impl Log, entries: Vec<Entry>, is_told: bool) -> Result<(), raft::Error> {
+async fn settle(log: &impl Log, lead: LeadId, entries: Vec<Entry>, is_told: bool) -> Result<(), raft::Error> {
     if entries.is_empty() && is_told {
-        return log.confirm_lead().await;
+        return log.confirm(lead).await;
     }
     for entry in entries {
         let answer = log.propose(entry.encode()).await?;

@@ -93,10 +93,11 @@ impl Log for Group {
         }
     }
 
-    async fn confirm_lead(&self) -> Result<(), raft::Error> {
+    async fn confirm(&self, lead: LeadId) -> Result<(), raft::Error> {
         let mood = *self.mood.borrow();
         match mood {
-            Mood::Takes => Ok(()),
+            Mood::Takes if self.machine.progress().borrow().lead == Some(lead) => Ok(()),
+            Mood::Takes => Err(raft::Error::NotLeader { leader: None }),
             Mood::TakesAndFallsSilent | Mood::Silent => Err(raft::Error::NoQuorum),
             Mood::Led => Err(raft::Error::NotLeader { leader: None }),
         }
@@ -289,6 +290,22 @@ async fn an_entry_of_the_lead_before_that_comes_late_is_refused_and_ends_its_dri
     assert!(!matches!(state.standing(session, &at("/f")), Some(Standing::Holds(_))));
     token(&next.acquire(session, "/f").await.unwrap());
     next.end().await;
+}
+
+/// As when a node loses the lead and has it again before its driver was told.
+#[tokio::test]
+async fn a_driver_of_the_lead_before_tells_nothing_though_its_node_leads_again() {
+    let group = Group::new();
+    let old = a_joined_lead(&group).await;
+    let session = old.a_session().await;
+    token(&old.acquire(session, "/f").await.unwrap());
+    let next = begin(&group);
+    next.handle.release(session, at("/f"), None).await.unwrap();
+    not_leader(old.handle.renew(session).await);
+    not_leader(old.handle.view(at("/f")).await.map(|_| ()));
+    not_leader(old.acquire(session, "/f").await.map(|_| ()));
+    next.end().await;
+    old.lose().await;
 }
 
 #[tokio::test]

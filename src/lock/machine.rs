@@ -15,7 +15,7 @@ use crate::{
     },
     pb::storage::lock as stored,
     raft::{self, Answer, Machine, StoreError},
-    types::Revision,
+    types::{LeadId, Revision},
 };
 
 /// The newest applied state, in short.
@@ -24,6 +24,8 @@ pub struct Progress {
     pub revision: Revision,
     /// `None` before the Directory was reached for the first time.
     pub membership: Option<Membership>,
+    /// The last that began; `None` before the first.
+    pub lead: Option<LeadId>,
 }
 
 /// Whether an entry counted: it does not if another lead has begun since it was proposed.
@@ -53,7 +55,8 @@ impl LockMachine {
     fn publish(&self, store: &raft::Store) -> Result<(), StorageError> {
         let transaction = store.begin_read()?;
         let Head { revision, membership, .. } = tables::read_head(&transaction)?.unwrap_or_default();
-        let newest = Progress { revision, membership };
+        let lead = tables::read_lead(&transaction.open_table(META)?)?;
+        let newest = Progress { revision, membership, lead };
         self.progress.send_if_modified(|progress| std::mem::replace(progress, newest) != newest);
         Ok(())
     }
@@ -83,7 +86,7 @@ impl Machine for LockMachine {
 }
 
 fn apply(transaction: &WriteTransaction, proposal: &[u8]) -> Result<Verdict, StorageError> {
-    let leading = tables::read_lead(transaction)?;
+    let leading = tables::read_lead(&transaction.open_table(META)?)?;
     match Entry::decode(proposal)? {
         Entry::Begin { lead } => {
             tables::write_lead(transaction, lead)?;

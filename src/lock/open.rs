@@ -8,7 +8,7 @@ use crate::{
     config::LockOptions,
     durable::DataDir,
     lock::{
-        driver::Driver,
+        driver::{Driver, GroupLog},
         entry::Entry,
         fence::Directories,
         handle::{End, Handle},
@@ -89,12 +89,13 @@ pub(super) enum BeginError {
 }
 
 /// Takes up the lead: from now on no decision of an earlier one counts, and the tables hold all that do.
-pub(super) async fn begin(node: &Node, end: End) -> Result<(Driver<Group>, Handle), BeginError> {
+pub(super) async fn begin(node: &Node, end: End) -> Result<(Driver<GroupLog>, Handle), BeginError> {
     let lead = LeadId::random();
     node.group.propose(Entry::Begin { lead }.encode()).await?;
     let store = node.store.clone();
     let reading = tokio::task::spawn_blocking(move || tables::read_state(&store.begin_read()?));
     let state = reading.await.map_err(|_| raft::Error::Ended)??;
     tracing::info!(revision = %state.revision(), %lead, "taking up the lead");
-    Ok(Driver::new(state, node.group.clone(), lead, node.directories.clone(), end))
+    let log = GroupLog { group: node.group.clone(), progress: node.machine.progress() };
+    Ok(Driver::new(state, Arc::new(log), lead, node.directories.clone(), end))
 }

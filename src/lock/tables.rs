@@ -144,8 +144,7 @@ pub fn read_head(transaction: &ReadTransaction) -> Result<Option<Head>, StorageE
 }
 
 /// The lead whose decisions count; `None` before the first.
-pub fn read_lead(transaction: &WriteTransaction) -> Result<Option<LeadId>, StorageError> {
-    let meta = transaction.open_table(META)?;
+pub fn read_lead(meta: &impl ReadableTable<&'static [u8], &'static [u8]>) -> Result<Option<LeadId>, StorageError> {
     let Some(value) = meta.get(LEAD_KEY)? else { return Ok(None) };
     let lead: stored::Lead = decode("meta", value.value())?;
     exactly("meta", &lead.lead_id).map(|id| Some(LeadId::from_bytes(id)))
