@@ -166,6 +166,10 @@ pub struct FileServerOptions {
     /// Writes are refused while less than this is free on the disk, in bytes
     #[arg(long, env = "DFS_RESERVE_BYTES", default_value_t = 512 << 20)]
     pub reserve_bytes: u64,
+    /// Everything on the disk is read again and again, to find damage while there are copies to repair it from, no faster than
+    /// this, in bytes per second
+    #[arg(long, env = "DFS_SCRUB_RATE", default_value_t = 8 << 20, value_parser = clap::value_parser!(u64).range(1 << 10..))]
+    pub scrub_rate: u64,
     /// A write that was begun and never committed is settled after this
     #[arg(long, env = "DFS_STAGED_TTL", default_value = "60s", value_parser = parse_duration, value_name = "DURATION")]
     pub staged_ttl: Duration,

@@ -3,8 +3,9 @@
 use clap::{Parser, Subcommand};
 
 use super::{
-    administer, cluster, context::Context, copy, dev, diagnose, diff, edit, error::Result, healthcheck, list, local,
-    locks, members, read, remove, replicas, settings::Flags, shell, stat, transfer, tree, versions, watch, write,
+    administer, cluster, context::Context, copy, dev, diagnose, diff, edit, error::Result, fsck, healthcheck, list,
+    local, locks, members, read, remove, replicas, settings::Flags, shell, stat, transfer, tree, versions, watch,
+    write,
 };
 
 /// A distributed file store that cannot lose an update
@@ -88,6 +89,12 @@ pub enum Command {
     /// The copies of a file, read and checked on each server's own disk
     #[command(visible_alias = "explain")]
     Replicas(replicas::Arguments),
+    /// Compare what the Directory says with what every file server has
+    Fsck(fsck::FsckArguments),
+    /// Have file servers fetch what fsck finds missing or damaged
+    Repair(fsck::RepairArguments),
+    /// Have file servers read everything on their disks now, and mend what is damaged
+    Scrub(fsck::ScrubArguments),
     /// Follow the changes of a path and below
     Watch(watch::Arguments),
     /// Reach every server, and say how long it took
@@ -146,6 +153,9 @@ impl Command {
             Self::Groups(arguments) => cluster::groups(context, arguments).await,
             Self::Members(command) => members::run(context, command).await,
             Self::Replicas(arguments) => replicas::run(context, arguments).await,
+            Self::Fsck(arguments) => fsck::fsck(context, arguments).await,
+            Self::Repair(arguments) => fsck::repair(context, arguments).await,
+            Self::Scrub(arguments) => fsck::scrub(context, arguments).await,
             Self::Watch(arguments) => watch::run(context, arguments).await,
             Self::Ping => diagnose::ping(context).await,
             Self::Ready(arguments) => diagnose::ready(context, arguments).await,

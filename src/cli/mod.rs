@@ -44,6 +44,7 @@ mod members;
 
 mod administer;
 mod cluster;
+mod fsck;
 mod replicas;
 mod watch;
 

@@ -35,6 +35,7 @@ mod convert;
 mod edit;
 mod entries;
 mod error;
+mod fsck;
 mod health;
 mod keep_alive;
 mod lease;
@@ -45,6 +46,7 @@ mod model;
 mod ranges;
 mod read;
 mod retry;
+mod scrub;
 mod source;
 mod verify;
 mod watch;
@@ -65,6 +67,7 @@ pub use self::{
     edit::EditOptions,
     entries::{Copy, CreateDirectory, Delete, Move, Update, WalkOptions},
     error::Error,
+    fsck::{Finding, Fsck, FsckEvent, FsckOptions, FsckSummary, Problem},
     health::{HealthPatience, NoHealth, Serving, ask_health},
     lock::{LockGuard, Session, SessionOptions},
     members::{GroupKind, Member},
@@ -73,6 +76,7 @@ pub use self::{
         LockHolder, LockInfo, LockWaiter, QueuePosition, Receipt, Servers, VersionInfo,
     },
     read::{READER_BYTES_MAX, ReadOptions, Reader},
+    scrub::{Scrub, ScrubProgress, ScrubResult},
     verify::{ReplicaReport, Verification},
     write::WriteOptions,
     writer::Writer,

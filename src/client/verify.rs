@@ -61,7 +61,7 @@ pub struct ReplicaReport {
 }
 
 /// Length and CRC32C of one extent, from a server's disk.
-type Found = Result<(u64, u32), Error>;
+pub(super) type Found = Result<(u64, u32), Error>;
 
 impl Client {
     /// Has every member of a version's groups check its copy. `None`: the newest version.
@@ -71,7 +71,7 @@ impl Client {
         let found = stream::iter(members.iter().map(|member| async {
             let address = self.address_of(member.server);
             let asked: Vec<Extent> = member.extents.iter().filter_map(|&at| located.extents.get(at)).copied().collect();
-            self.verify_at(&address, &asked).await
+            self.verify_at(&address, &asked, false).await
         }));
         let found: Vec<Vec<Found>> = found.buffered(SERVERS_AT_ONCE).collect().await;
         let good = judge(&located, &members, &found);
@@ -91,19 +91,25 @@ impl Client {
         Ok(Verification { entry: located.entry.clone(), extents: located.extents.clone(), replicas })
     }
 
-    /// What one server finds of each extent. After the first failure that is not about an extent, all the rest have it.
-    async fn verify_at(&self, address: &str, extents: &[Extent]) -> Vec<Found> {
+    /// What one server finds of each extent, on its disk or, `presence_only`, in its index alone (then without checksums). After the first failure that is not about an extent, all the rest have it.
+    pub(super) async fn verify_at(&self, address: &str, extents: &[Extent], presence_only: bool) -> Vec<Found> {
         let mut found = Vec::with_capacity(extents.len());
         for part in extents.chunks(RANGES_MAX) {
             let asked = found.len();
-            if let Err(error) = self.verify_part(address, part, &mut found).await {
+            if let Err(error) = self.verify_part(address, part, presence_only, &mut found).await {
                 found.resize(asked + part.len(), Err(error));
             }
         }
         found
     }
 
-    async fn verify_part(&self, address: &str, extents: &[Extent], found: &mut Vec<Found>) -> Result<(), Error> {
+    async fn verify_part(
+        &self,
+        address: &str,
+        extents: &[Extent],
+        presence_only: bool,
+        found: &mut Vec<Found>,
+    ) -> Result<(), Error> {
         let timeout = OPEN_TIMEOUT.min(self.timeout);
         let mut client = FileServerClient::new(self.inner.channels.get(address, Purpose::Control)?);
         let range = |extent: &Extent| pb::BlobRange {
@@ -111,7 +117,7 @@ impl Client {
             offset: extent.blob_offset,
             length: extent.length,
         };
-        let request = pb::VerifyBlobsRequest { ranges: extents.iter().map(range).collect() };
+        let request = pb::VerifyBlobsRequest { ranges: extents.iter().map(range).collect(), presence_only };
         let call = |request| async move { client.verify_blobs(request).await };
         let mut answers = attempt("verify", timeout, request, call).await?;
         for index in 0..extents.len() {
@@ -131,15 +137,15 @@ impl Client {
 }
 
 /// A server, and what of the file it should hold.
-struct Member<'a> {
-    server: &'a Server,
+pub(super) struct Member<'a> {
+    pub server: &'a Server,
     groups: Vec<&'a Group>,
     /// Their places in the file.
-    extents: Vec<usize>,
+    pub extents: Vec<usize>,
 }
 
 /// In the order of their ids.
-fn members(located: &Located) -> Vec<Member<'_>> {
+pub(super) fn members(located: &Located) -> Vec<Member<'_>> {
     let mut members: BTreeMap<&ServerId, Member<'_>> = BTreeMap::new();
     for server in &located.servers {
         let groups: Vec<&Group> = located.groups.iter().filter(|group| group.is_member(&server.server)).collect();
@@ -165,7 +171,7 @@ fn combined(found: &[Found]) -> Option<u32> {
 ///
 /// One that holds the whole file is judged by the committed checksum alone. One that holds some extents (a file whose
 /// path moved to another group lies in several) is compared with extents that together have the committed checksum.
-fn judge(located: &Located, members: &[Member<'_>], found: &[Vec<Found>]) -> Vec<bool> {
+pub(super) fn judge(located: &Located, members: &[Member<'_>], found: &[Vec<Found>]) -> Vec<bool> {
     let complete = |member: &Member<'_>, found: &[Found]| {
         let right = |(&at, found): (&usize, &Found)| {
             let wanted = located.extents.get(at).map(|extent| extent.length);

@@ -153,6 +153,7 @@ async fn register(
         read_only_reason: String::new(),
         uploading: BTreeSet::new(),
         leads: false,
+        store: Default::default(),
     };
     directory.leases().registered(server.clone(), store, stats, clock::now(), Instant::now());
     tracing::info!(%server, ?kind, address = request.address, "a server has registered");
@@ -175,12 +176,15 @@ async fn status(directory: &Directory) -> Result<pb::GetClusterStatusResponse, F
     let (counts, settings, rebalancing) = directory.reader.read(look).await?;
     let settings = settings.ok_or(Rejected::NotBootstrapped)?;
     let map = directory.cluster_map();
+    let stores = directory.leases().reports();
     let facts = health::Facts {
         initial_fileservers: settings.initial_fileservers,
         garbage_blobs: counts.garbage_blobs,
+        stores,
         lock_is_led: directory.leases().is_led(map.lock_servers.iter().map(|server| &server.server), Instant::now()),
+        now: directory.time(),
     };
-    let mut checks = health::checks(&map, facts);
+    let mut checks = health::checks(&map, &facts);
     let learners = directory.group.learners().into_iter();
     checks.extend(health::learning(learners.map(|node| (node.server, node.rejoined))));
     let is_up = |server: &&Server| server.state != ServerState::Down;

@@ -7,9 +7,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 
-use super::command::{AttributeChanges, Command, Patched, Registration, ServerKind, WriteCommit};
+use super::{
+    command::{AttributeChanges, Command, Patched, Registration, ServerKind, WriteCommit},
+    damage::StoreReport,
+};
 use crate::{
-    convert::{blob_id, extents, path, precondition, required, server_id, store_id, timestamp, write_id, write_mode},
+    convert::{
+        blob_id, extents, optional_timestamp, path, precondition, required, server_id, store_id, timestamp, write_id,
+        write_mode,
+    },
     pb,
     status::Failure,
     types::{BLOB_LENGTH_MAX, BlobId, Epoch, FencingToken, GroupId, Inode, LockServiceId, Version, WriteMode},
@@ -21,6 +27,8 @@ pub const COMMITS_MAX: usize = 1024;
 pub const BLOBS_MAX: usize = 10_000;
 /// Blobs of one write: as many as a version may have extents.
 const PIECES_MAX: usize = 1024;
+/// Lost blobs that one beat names.
+const LOST_BLOBS_MAX: usize = 100;
 /// Groups in one report.
 const REPORTED_GROUPS_MAX: usize = 65_536;
 /// Permission bits, set-uid, set-gid and sticky included.
@@ -54,6 +62,20 @@ fn text(field: &str, text: &str) -> Result<String, Failure> {
 pub fn remark(text: &str) -> String {
     let end = text.floor_char_boundary(TEXT_LENGTH_MAX.min(text.len()));
     text.get(..end).unwrap_or_default().replace(char::is_control, " ")
+}
+
+/// One that says nothing of its copies has nothing to report.
+pub fn store_report(report: Option<&pb::StoreReport>) -> Result<StoreReport, Failure> {
+    let Some(report) = report else { return Ok(StoreReport::default()) };
+    let lost = report.lost_blobs.iter().take(LOST_BLOBS_MAX);
+    Ok(StoreReport {
+        damaged_chunks: report.damaged_chunk_count,
+        repaired_chunks: report.repaired_chunk_count,
+        last_repair: optional_timestamp("store_report.last_repair_time", report.last_repair_time.as_ref())?,
+        lost_blobs: report.lost_blob_count,
+        lost: lost.map(|blob| blob_id("store_report.lost_blobs", blob)).collect::<Result<_, _>>()?,
+        under_replicated_blobs: report.under_replicated_blob_count,
+    })
 }
 
 /// 0 is the default.

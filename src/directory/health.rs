@@ -5,10 +5,13 @@
 
 use std::fmt::Display;
 
-use super::plan;
+use super::{
+    damage::{self, Reports},
+    plan,
+};
 use crate::{
     cluster::{ClusterMap, Group, Server, ServerState},
-    types::ServerId,
+    types::{ServerId, Timestamp},
 };
 
 /// Share of a disk from which it is called nearly full, and full.
@@ -37,20 +40,24 @@ pub struct Check {
 }
 
 /// What the checks look at beside the map.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Facts {
     /// File servers without which no groups are made.
     pub initial_fileservers: u32,
     pub garbage_blobs: u64,
     /// Whether a node of the Lock service says that it leads; `None` while that is not known.
     pub lock_is_led: Option<bool>,
+    /// What file servers say of their copies.
+    pub stores: Reports,
+    pub now: Timestamp,
 }
 
 /// What wants attention, worst first.
-pub fn checks(map: &ClusterMap, facts: Facts) -> Vec<Check> {
+pub fn checks(map: &ClusterMap, facts: &Facts) -> Vec<Check> {
     let mut checks: Vec<Check> =
         [servers(map), groups(map), places(map), disks(map), lock(map, facts), garbage(map, facts)].concat();
     checks.extend(not_begun(map, facts));
+    checks.extend(damage::checks(&facts.stores, facts.now));
     checks.sort_by_key(|check| std::cmp::Reverse(check.health));
     checks
 }
@@ -60,7 +67,7 @@ pub fn overall(checks: &[Check]) -> Health {
     checks.iter().map(|check| check.health).max().unwrap_or(Health::Ok)
 }
 
-fn check<S: Display>(
+pub(super) fn check<S: Display>(
     code: &'static str,
     health: Health,
     summary: String,
@@ -83,7 +90,7 @@ pub fn learning(nodes: impl Iterator<Item = (String, bool)>) -> Option<Check> {
     })
 }
 
-fn not_begun(map: &ClusterMap, facts: Facts) -> Option<Check> {
+fn not_begun(map: &ClusterMap, facts: &Facts) -> Option<Check> {
     let (have, needed) = (map.servers.len(), facts.initial_fileservers);
     (map.group_count == 0).then(|| {
         let summary = format!("{have} of {needed} file servers have registered: nothing can be stored yet");
@@ -235,7 +242,7 @@ fn disks(map: &ClusterMap) -> Vec<Check> {
     checks
 }
 
-fn lock(map: &ClusterMap, facts: Facts) -> Vec<Check> {
+fn lock(map: &ClusterMap, facts: &Facts) -> Vec<Check> {
     let all = || map.lock_servers.iter();
     let down = || all().filter(|server| server.state == ServerState::Down);
     let (count, down_count) = (all().count(), down().count());
@@ -258,7 +265,7 @@ fn lock(map: &ClusterMap, facts: Facts) -> Vec<Check> {
 }
 
 /// Garbage is nothing to worry about, unless those who should delete it are away.
-fn garbage(map: &ClusterMap, facts: Facts) -> Vec<Check> {
+fn garbage(map: &ClusterMap, facts: &Facts) -> Vec<Check> {
     let down = || map.servers.values().filter(|server| server.state == ServerState::Down);
     if facts.garbage_blobs == 0 || down().next().is_none() {
         return Vec::new();
@@ -275,7 +282,15 @@ mod tests {
     use crate::cluster::Replacement;
     use crate::types::{ClusterId, Epoch, GroupId};
 
-    const FACTS: Facts = Facts { initial_fileservers: 3, garbage_blobs: 0, lock_is_led: Some(true) };
+    fn facts() -> Facts {
+        Facts {
+            initial_fileservers: 3,
+            garbage_blobs: 0,
+            lock_is_led: Some(true),
+            stores: Reports::new(),
+            now: Timestamp(0),
+        }
+    }
 
     fn id(name: &str) -> ServerId {
         name.parse().unwrap()
@@ -331,7 +346,7 @@ mod tests {
         }
     }
 
-    fn expect_codes(map: &ClusterMap, facts: Facts, expected: &[(&str, Health)]) {
+    fn expect_codes(map: &ClusterMap, facts: &Facts, expected: &[(&str, Health)]) {
         let found = checks(map, facts);
         let codes: Vec<_> = found.iter().map(|check| (check.code, check.health)).collect();
         assert_eq!(codes, expected);
@@ -340,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_healthy_cluster_has_nothing_to_say() {
-        expect_codes(&a_healthy_map(), FACTS, &[]);
+        expect_codes(&a_healthy_map(), &facts(), &[]);
         assert_eq!(overall(&[]), Health::Ok);
     }
 
@@ -349,12 +364,12 @@ mod tests {
         let mut map = a_healthy_map();
         take_down(&mut map, &["c"]);
         let (down, spare) = (("SERVER_DOWN", Health::Warn), ("NO_SPARE_SERVER", Health::Warn));
-        expect_codes(&map, FACTS, &[down, ("GROUP_SHORT", Health::Warn), spare]);
+        expect_codes(&map, &facts(), &[down, ("GROUP_SHORT", Health::Warn), spare]);
         take_down(&mut map, &["b"]);
-        expect_codes(&map, FACTS, &[("GROUP_BELOW_MINIMUM", Health::Error), down, spare]);
+        expect_codes(&map, &facts(), &[("GROUP_BELOW_MINIMUM", Health::Error), down, spare]);
         map.groups.get_mut(&GroupId(0)).unwrap().primary = None;
-        expect_codes(&map, FACTS, &[("GROUP_WITHOUT_PRIMARY", Health::Error), down, spare]);
-        assert_eq!(overall(&checks(&map, FACTS)), Health::Error);
+        expect_codes(&map, &facts(), &[("GROUP_WITHOUT_PRIMARY", Health::Error), down, spare]);
+        assert_eq!(overall(&checks(&map, &facts())), Health::Error);
     }
 
     #[test]
@@ -365,13 +380,13 @@ mod tests {
         group.members.push(id("d"));
         group.replacement = Some(Replacement { leaving: id("a"), arriving: id("d") });
         map.servers.get_mut(&id("a")).unwrap().draining = true;
-        expect_codes(&map, FACTS, &[]);
+        expect_codes(&map, &facts(), &[]);
         let group = map.groups.get_mut(&GroupId(0)).unwrap();
         group.members.pop();
         group.replacement = None;
-        expect_codes(&map, FACTS, &[]);
+        expect_codes(&map, &facts(), &[]);
         map.servers.remove(&id("d"));
-        expect_codes(&map, FACTS, &[("NO_SPARE_SERVER", Health::Warn)]);
+        expect_codes(&map, &facts(), &[("NO_SPARE_SERVER", Health::Warn)]);
     }
 
     #[test]
@@ -380,11 +395,11 @@ mod tests {
         for name in ["a", "b"] {
             map.servers.get_mut(&id(name)).unwrap().zone = "east".to_owned();
         }
-        expect_codes(&map, FACTS, &[]);
+        expect_codes(&map, &facts(), &[]);
         map.servers.insert(id("d"), Server { zone: "east".to_owned(), ..a_server("d") });
-        expect_codes(&map, FACTS, &[]);
+        expect_codes(&map, &facts(), &[]);
         map.servers.insert(id("e"), Server { zone: "west".to_owned(), ..a_server("e") });
-        expect_codes(&map, FACTS, &[("ZONE_SHARED", Health::Warn)]);
+        expect_codes(&map, &facts(), &[("ZONE_SHARED", Health::Warn)]);
     }
 
     #[test]
@@ -393,8 +408,8 @@ mod tests {
         map.groups.clear();
         map.group_count = 0;
         map.servers.remove(&id("c"));
-        expect_codes(&map, FACTS, &[("TOO_FEW_SERVERS", Health::Error)]);
-        assert!(checks(&map, FACTS)[0].summary.starts_with("2 of 3 "));
+        expect_codes(&map, &facts(), &[("TOO_FEW_SERVERS", Health::Error)]);
+        assert!(checks(&map, &facts())[0].summary.starts_with("2 of 3 "));
     }
 
     #[test]
@@ -405,8 +420,8 @@ mod tests {
         map.servers.get_mut(&id("c")).unwrap().read_only_reason = "fsync failed".into();
         let expected =
             [("SERVER_READ_ONLY", Health::Error), ("DISK_FULL", Health::Error), ("DISK_NEARLY_FULL", Health::Warn)];
-        expect_codes(&map, FACTS, &expected);
-        let subjects: Vec<String> = checks(&map, FACTS).into_iter().flat_map(|check| check.subjects).collect();
+        expect_codes(&map, &facts(), &expected);
+        let subjects: Vec<String> = checks(&map, &facts()).into_iter().flat_map(|check| check.subjects).collect();
         assert_eq!(subjects, ["c", "b", "a"]);
     }
 
@@ -414,34 +429,34 @@ mod tests {
     fn a_lock_service_is_missed() {
         let mut map = a_healthy_map();
         map.lock_servers[0].state = ServerState::Down;
-        expect_codes(&map, FACTS, &[("LOCK_DOWN", Health::Error)]);
+        expect_codes(&map, &facts(), &[("LOCK_DOWN", Health::Error)]);
         map.lock_servers.clear();
-        expect_codes(&map, FACTS, &[("LOCK_MISSING", Health::Error)]);
+        expect_codes(&map, &facts(), &[("LOCK_MISSING", Health::Error)]);
     }
 
     #[test]
     fn a_lock_service_of_several_nodes_is_missed_when_nobody_leads_it() {
         let mut map = a_healthy_map();
         map.lock_servers = ["lock-1", "lock-2", "lock-3"].map(a_server).to_vec();
-        expect_codes(&map, FACTS, &[]);
-        let unled = Facts { lock_is_led: Some(false), ..FACTS };
-        expect_codes(&map, unled, &[("LOCK_WITHOUT_LEADER", Health::Error)]);
-        expect_codes(&map, Facts { lock_is_led: None, ..FACTS }, &[]);
+        expect_codes(&map, &facts(), &[]);
+        let unled = Facts { lock_is_led: Some(false), ..facts() };
+        expect_codes(&map, &unled, &[("LOCK_WITHOUT_LEADER", Health::Error)]);
+        expect_codes(&map, &Facts { lock_is_led: None, ..facts() }, &[]);
         map.lock_servers[1].state = ServerState::Down;
-        expect_codes(&map, FACTS, &[("LOCK_NODE_DOWN", Health::Warn)]);
+        expect_codes(&map, &facts(), &[("LOCK_NODE_DOWN", Health::Warn)]);
         map.lock_servers[2].state = ServerState::Down;
-        expect_codes(&map, unled, &[("LOCK_WITHOUT_LEADER", Health::Error)]);
-        let check = checks(&map, unled).remove(0);
+        expect_codes(&map, &unled, &[("LOCK_WITHOUT_LEADER", Health::Error)]);
+        let check = checks(&map, &unled).remove(0);
         assert_eq!((check.subjects, check.summary.contains("2 of 3")), (vec!["lock-2".into(), "lock-3".into()], true));
     }
 
     #[test]
     fn garbage_is_mentioned_only_when_it_cannot_go() {
         let mut map = a_healthy_map();
-        let facts = Facts { garbage_blobs: 5, ..FACTS };
-        expect_codes(&map, facts, &[]);
+        let facts = Facts { garbage_blobs: 5, ..facts() };
+        expect_codes(&map, &facts, &[]);
         take_down(&mut map, &["c"]);
-        let codes: Vec<_> = checks(&map, facts).iter().map(|check| check.code).collect();
+        let codes: Vec<_> = checks(&map, &facts).iter().map(|check| check.code).collect();
         assert!(codes.contains(&"GARBAGE_WAITING"), "{codes:?}");
     }
 

@@ -126,6 +126,7 @@ impl Connection {
             read_only_reason: convert::remark(&beat.read_only_reason),
             uploading: convert::uploading_groups(&beat.uploading_groups)?,
             leads: beat.leads,
+            store: convert::store_report(beat.store_report.as_ref())?,
         };
         let emptied = convert::reported_groups(&beat.emptied_groups)?;
         let seen = self.directory.time();

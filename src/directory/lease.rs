@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::damage::{Reports, StoreReport};
 use crate::{
     cluster::Server,
     types::{GroupId, ServerId, StoreId, Timestamp},
@@ -42,6 +43,7 @@ pub struct Stats {
     pub uploading: BTreeSet<GroupId>,
     /// Of a node of the Lock service: whether it leads.
     pub leads: bool,
+    pub store: StoreReport,
 }
 
 /// What is remembered about one server.
@@ -193,6 +195,11 @@ impl Table {
     /// What each server last said.
     pub fn stats(&self) -> BTreeMap<ServerId, Stats> {
         self.servers.iter().map(|(server, known)| (server.clone(), known.stats.clone())).collect()
+    }
+
+    /// What each server last said of its copies.
+    pub fn reports(&self) -> Reports {
+        self.servers.iter().map(|(server, known)| (server.clone(), known.stats.store.clone())).collect()
     }
 
     /// Fills in what the server last said about itself. That its store takes no writes holds until the Directory believes

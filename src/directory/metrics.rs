@@ -1,6 +1,6 @@
 //! What a node of the Directory is watched by. Of the cluster tells the node that leads.
 
-use super::{Directory, Door, driver, health, open::Node};
+use super::{Directory, Door, damage, driver, health, open::Node};
 use crate::{
     cluster::{ClusterMap, ServerState},
     metrics::{Metrics, Samples},
@@ -29,6 +29,12 @@ fn tell_cluster(samples: &mut Samples<'_>, directory: Option<&Directory>) {
     let (servers, groups) = (map.iter().flat_map(servers), map.iter().flat_map(groups));
     samples.gauges("dfs_cluster_servers", "File servers, by state", "state", servers);
     samples.gauges("dfs_cluster_groups", "Replica groups, by state", "state", groups);
+    let reports = directory.map(|directory| directory.leases().reports());
+    let short = reports.as_ref().map(|reports| damage::under_replicated_blobs(reports) as f64);
+    let help = "Blobs of which fewer live servers in sync have a copy than should";
+    samples.gauge("dfs_cluster_blobs_under_replicated", help, short);
+    let lost = reports.as_ref().map(|reports| damage::lost_blobs(reports) as f64);
+    samples.gauge("dfs_cluster_blobs_missing", "Blobs that no server has whole", lost);
     let files = counts.map(|counts| counts.files as f64);
     samples.gauge("dfs_cluster_files", "Files that exist", files);
     let blobs = counts.map(|counts| counts.blobs as f64);

@@ -42,6 +42,7 @@ mod placement;
 mod plan;
 
 mod census;
+mod damage;
 mod feed;
 mod names;
 

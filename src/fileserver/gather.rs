@@ -146,7 +146,7 @@ impl<'a> Reader<'a> {
 }
 
 /// The first chunk of the piece.
-async fn read_some(client: &mut FileServerClient<Channel>, piece: &Extent) -> Result<Bytes, Error> {
+pub async fn read_some(client: &mut FileServerClient<Channel>, piece: &Extent) -> Result<Bytes, Error> {
     // No more than one chunk is asked for: the pieces that follow may be nearer elsewhere.
     let length = piece.length.min(crate::types::CHUNK_LENGTH_MAX as u64);
     let range = pb::BlobRange { blob: piece.blob.to_string(), offset: piece.blob_offset, length };

@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     convert,
-    fileserver::{error::Error, leave, locked, node::Node},
+    fileserver::{error::Error, leave, locked, losses, node::Node},
     pb,
     status::{Failure, Reason},
     types::{BlobId, ClusterId, Epoch, GroupId},
@@ -216,6 +216,7 @@ fn next_beat(node: &Node, confirmed: &mut mpsc::Receiver<BlobId>) -> pb::Heartbe
             .collect(),
         deleted_blobs: deleted.map(|blob| blob.to_string()).collect(),
         read_only_reason: status.read_only.unwrap_or_default(),
+        store_report: Some(losses::report(node)),
         uploading_groups: node.in_flight.lasting(UPLOAD, Instant::now()).into_iter().map(|group| group.0).collect(),
         ..Default::default()
     }

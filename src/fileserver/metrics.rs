@@ -25,7 +25,10 @@ pub fn register(metrics: &Metrics, node: &Arc<Node>) {
     // The page must not keep a store open.
     let node = Arc::downgrade(node);
     metrics.sampled(move |samples| {
-        let status = node.upgrade().map(|node| node.store.status());
+        let node = node.upgrade();
+        let lost = node.as_ref().map(|node| node.losses.count() as f64);
+        samples.gauge("dfs_fileserver_lost_blobs", "Blobs here that no member of their group has whole", lost);
+        let status = node.map(|node| node.store.status());
         let status = status.as_ref();
         let used = status.map(|status| status.disk_used_bytes as f64);
         samples.gauge("dfs_fileserver_disk_used_bytes", "Bytes used on the disk, by whatever", used);
@@ -39,5 +42,14 @@ pub fn register(metrics: &Metrics, node: &Arc<Node>) {
         samples.gauge("dfs_fileserver_read_only", "1 if the store takes no writes", read_only);
         let damaged = status.map(|status| status.damaged_chunk_count as f64);
         samples.gauge("dfs_fileserver_damaged_chunks", "Chunks that are damaged now and not served", damaged);
+        let repaired = status.map_or(0, |status| status.repaired_chunk_count);
+        samples.count("dfs_fileserver_repaired_chunks_total", "Damaged chunks that were replaced", repaired);
+        let read = status.map(|status| status.scrub_read_bytes as f64);
+        samples.gauge("dfs_fileserver_scrub_read_bytes", "Bytes that the scrub has read of its present pass", read);
+        let log = status.map(|status| status.log_bytes as f64);
+        samples.gauge("dfs_fileserver_log_bytes", "Bytes of the log, which is what the scrub reads", log);
+        let ended = status.filter(|status| status.scrub_ended_ms > 0).map(|status| status.scrub_ended_ms as f64 / 1e3);
+        let help = "When the scrub last came to its end, in seconds since 1970";
+        samples.gauge("dfs_fileserver_scrub_last_pass_timestamp_seconds", help, ended);
     });
 }

@@ -21,9 +21,12 @@ pub mod replication;
 
 pub mod gather;
 pub mod leave;
+pub mod losses;
+pub mod mend;
 pub mod merge;
 pub mod read;
 pub mod repair;
+pub mod scrub;
 pub mod settle;
 
 pub mod directory_link;
@@ -137,12 +140,17 @@ async fn join(
 
 /// Opens the data folder and its store, away from the async threads: replaying a log takes its time.
 async fn open(options: &FileServerOptions) -> anyhow::Result<(DataDir, Store)> {
-    let (data, segment_bytes, reserve_bytes) =
-        (options.common.data.clone(), options.segment_bytes, options.reserve_bytes);
+    let data = options.common.data.clone();
+    let (segment_bytes, reserve_bytes, scrub_bytes_per_second) =
+        (options.segment_bytes, options.reserve_bytes, options.scrub_rate);
     let opened = tokio::task::spawn_blocking(move || {
         let folder = DataDir::open(&data, "fileserver")?;
-        let (store, recovered) =
-            Store::open(StoreOptions { dir: folder.path().join(STORE_DIR), segment_bytes, reserve_bytes })?;
+        let (store, recovered) = Store::open(StoreOptions {
+            dir: folder.path().join(STORE_DIR),
+            segment_bytes,
+            reserve_bytes,
+            scrub_bytes_per_second,
+        })?;
         tracing::info!(?recovered, "store opened");
         anyhow::Ok((folder, store))
     });
@@ -192,6 +200,8 @@ fn assemble(
         budget: Budget::default(),
         sources: Default::default(),
         counts: Default::default(),
+        losses: Default::default(),
+        scrub_rate: options.scrub_rate,
     };
     Ok((Arc::new(node), Background { peers, commits, suspicions, merges: offered }))
 }

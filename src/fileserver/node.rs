@@ -19,6 +19,7 @@ use super::{
     in_flight::InFlight,
     leave::Departures,
     locked,
+    losses::Losses,
     map::Map,
     merge::Merges,
     metrics::Counts,
@@ -39,11 +40,18 @@ const READ_STREAMS_MAX: usize = 256;
 /// The same for peers. Apart from the others, so that readers who do not read keep no member from becoming level.
 const PEER_STREAMS_MAX: usize = 64;
 
+/// Callers that have blobs mended at a time.
+const REPAIRS_MAX: usize = 4;
+
 /// The memory of the process that data on its way may take.
 pub struct Budget {
     writes: Arc<Semaphore>,
     pub read_streams: Arc<Semaphore>,
     pub peer_streams: Arc<Semaphore>,
+    /// Scrubs that were asked for.
+    pub scrubs: Arc<Semaphore>,
+    /// Callers that have blobs mended.
+    pub repairs: Arc<Semaphore>,
 }
 
 impl Default for Budget {
@@ -52,6 +60,8 @@ impl Default for Budget {
             writes: Arc::new(Semaphore::new(WRITE_BYTES_MAX)),
             read_streams: Arc::new(Semaphore::new(READ_STREAMS_MAX)),
             peer_streams: Arc::new(Semaphore::new(PEER_STREAMS_MAX)),
+            scrubs: Arc::new(Semaphore::new(1)),
+            repairs: Arc::new(Semaphore::new(REPAIRS_MAX)),
         }
     }
 }
@@ -93,6 +103,9 @@ pub struct Node {
     pub budget: Budget,
     pub sources: AtomicU64,
     pub counts: Counts,
+    pub losses: Losses,
+    /// No faster than this a scrub reads that nobody has said the rate of, in bytes per second.
+    pub scrub_rate: u64,
 }
 
 impl Node {

@@ -1,11 +1,16 @@
 //! Repairs what this server's disk has lost, from the copies of other members.
 //!
-//! A blob of which a chunk was found damaged is fetched again whole. When a stretch of the log cannot be read, whether a start
+//! A blob of which a chunk was found damaged is fetched again whole, or put together from the pieces that members still have
+//! ([`mend`]). When a stretch of the log cannot be read, whether a start
 //! or the scrub found it, nobody can say what was in it: then every group is compared with another member, and until that is
 //! done the group is [in doubt](super::doubt) here. A member that is in doubt itself is no measure: if there is no other, all
 //! that any member has is fetched, and that is all there is.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::time::{MissedTickBehavior, timeout};
 use tonic::transport::Channel;
@@ -15,6 +20,7 @@ use crate::{
     fileserver::{
         error::Error,
         leave,
+        mend::{self, Mended},
         node::Node,
         replication::{
             catch_up::{self, Pass},
@@ -55,18 +61,42 @@ pub async fn run(node: Arc<Node>) {
 async fn repair_damaged(node: &Arc<Node>) {
     let damaged: BTreeSet<(GroupId, BlobId)> =
         node.store.damaged().into_iter().map(|chunk| (chunk.group, chunk.blob)).collect();
-    let groups: BTreeSet<GroupId> = damaged.iter().map(|(group, _)| *group).collect();
+    node.losses.keep(&damaged);
+    let now = Instant::now();
+    let hopeful: Vec<(GroupId, BlobId)> =
+        damaged.into_iter().filter(|(_, blob)| !node.losses.is_hopeless(*blob, now)).collect();
+    let groups: BTreeSet<GroupId> = hopeful.iter().map(|(group, _)| *group).collect();
     for group in groups {
         // Of a group that this server left, nothing is brought back.
         let Some(_turn) = node.departures.take_turn(group).filter(|_| leave::is_member(node, group)) else { continue };
         let blobs: Vec<BlobId> =
-            damaged.iter().filter(|(of, _)| *of == group).take(BATCH_MAX).map(|(_, blob)| *blob).collect();
-        let count = blobs.len();
+            hopeful.iter().filter(|(of, _)| *of == group).take(BATCH_MAX).map(|(_, blob)| *blob).collect();
+        let (count, fetched) = (blobs.len(), blobs.clone());
         match timeout(STEP_TIMEOUT, fetch(node, group, blobs)).await {
             Ok(Ok(())) => tracing::warn!(%group, blobs = count, "damaged blobs were fetched anew"),
             Ok(Err(error)) => tracing::warn!(%group, blobs = count, %error, "damaged blobs not repaired yet"),
             Err(_) => tracing::warn!(%group, blobs = count, "damaged blobs not repaired yet: no time left"),
         }
+        for blob in fetched {
+            mend_damaged(node, group, blob).await;
+        }
+    }
+}
+
+/// What no single member has whole may be whole in pieces.
+async fn mend_damaged(node: &Arc<Node>, group: GroupId, blob: BlobId) {
+    let Some(record) = node.store.blob(blob).filter(|record| record.damaged) else { return };
+    match timeout(STEP_TIMEOUT, mend::mend(node, group, blob)).await {
+        Ok(Ok(Mended::Repaired | Mended::Whole)) => tracing::warn!(%group, %blob, "a damaged blob is mended"),
+        // What was never committed is nobody's loss: it is settled.
+        Ok(Ok(Mended::Lost | Mended::Unknown)) if record.published.is_some() => {
+            if node.losses.lost(blob, Instant::now()) {
+                tracing::error!(%group, %blob, "no member of the group has this blob whole: it is lost");
+            }
+        }
+        Ok(Ok(Mended::Lost | Mended::Unknown)) => {}
+        Ok(Err(error)) => tracing::warn!(%group, %blob, %error, "a damaged blob is not mended yet"),
+        Err(_) => tracing::warn!(%group, %blob, "a damaged blob is not mended yet: no time left"),
     }
 }
 
@@ -140,7 +170,7 @@ async fn compare_with(node: &Arc<Node>, group: GroupId, peer: &Peer) -> Result<P
 }
 
 /// Another member of a group.
-struct Peer {
+pub struct Peer {
     server: ServerId,
     address: Option<String>,
     in_sync: bool,
@@ -148,13 +178,13 @@ struct Peer {
 }
 
 impl Peer {
-    fn client(&self) -> Option<FileServerClient<Channel>> {
+    pub fn client(&self) -> Option<FileServerClient<Channel>> {
         serve::channel(self.address.as_ref()?).ok().map(FileServerClient::new)
     }
 }
 
 /// Those in sync first.
-fn peers(node: &Node, group: GroupId) -> Vec<Peer> {
+pub fn peers(node: &Node, group: GroupId) -> Vec<Peer> {
     let view = node.map.now();
     let Some(configuration) = view.group(group) else { return Vec::new() };
     let mut peers: Vec<Peer> = configuration

@@ -6,9 +6,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     error::Error,
+    losses,
     node::Node,
     read,
     replication::{join, receiver},
+    scrub,
     write::stream,
 };
 use crate::{
@@ -41,6 +43,8 @@ impl FileServer for Service {
     type WriteStream = stream::AnswerStream;
     type ReadStream = read::Answers<pb::ReadResponse>;
     type VerifyBlobsStream = read::Answers<pb::VerifyBlobsResponse>;
+    type ScrubStoreStream = read::Answers<pb::ScrubStoreResponse>;
+    type RepairBlobsStream = read::Answers<pb::RepairBlobsResponse>;
     type ReplicateStream = receiver::AnswerStream;
     type FetchBlobsStream = read::Answers<pb::FetchBlobsResponse>;
     type JoinGroupStream = join::AnswerStream;
@@ -87,9 +91,27 @@ impl FileServer for Service {
         &self,
         request: Request<pb::VerifyBlobsRequest>,
     ) -> Result<Response<Self::VerifyBlobsStream>, Status> {
-        let ranges = request.into_inner().ranges;
+        let pb::VerifyBlobsRequest { ranges, presence_only } = request.into_inner();
         check_count("ranges", ranges.len())?;
-        Ok(Response::new(read::verify(&self.node, ranges)))
+        Ok(Response::new(read::verify(&self.node, ranges, presence_only)))
+    }
+
+    async fn scrub_store(
+        &self,
+        request: Request<pb::ScrubStoreRequest>,
+    ) -> Result<Response<Self::ScrubStoreStream>, Status> {
+        self.check_running()?;
+        Ok(Response::new(scrub::scrub(&self.node, request.get_ref())))
+    }
+
+    async fn repair_blobs(
+        &self,
+        request: Request<pb::RepairBlobsRequest>,
+    ) -> Result<Response<Self::RepairBlobsStream>, Status> {
+        self.check_running()?;
+        let blobs = request.into_inner().blobs;
+        check_count("blobs", blobs.len())?;
+        Ok(Response::new(scrub::repair(&self.node, blobs)))
     }
 
     async fn get_status(
@@ -112,6 +134,9 @@ impl FileServer for Service {
             damaged_chunk_count: status.damaged_chunk_count,
             groups: view.groups_of(&self.node.me).map(pb::Group::from).collect(),
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
+            store_report: Some(losses::report(&self.node)),
+            scrub_read_bytes: status.scrub_read_bytes,
+            scrub_total_bytes: status.log_bytes,
         }))
     }
 

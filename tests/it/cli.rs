@@ -2,6 +2,7 @@
 
 mod entries;
 mod files;
+mod health;
 mod locks;
 mod many;
 mod shell;

@@ -37,7 +37,7 @@ pub struct Unfetched {
 }
 
 /// A blob that is coming in.
-struct Incoming {
+pub struct Incoming {
     blob: BlobId,
     info: pb::BlobInfo,
 }
@@ -113,7 +113,8 @@ impl Fetcher {
         }
     }
 
-    fn begin(&self, blob: BlobId, info: pb::BlobInfo) -> Result<Option<Incoming>, Error> {
+    /// A blob is brought in pieces. `None`: somebody else is bringing it, or it is whole.
+    pub fn begin(&self, blob: BlobId, info: pb::BlobInfo) -> Result<Option<Incoming>, Error> {
         let write_id = convert::write_id("begin.write_id", &info.write_id).map_err(Error::Refused)?;
         if !locked(&self.node.replica).begin_fetch(self.source, blob) {
             return Ok(None);
@@ -137,7 +138,8 @@ impl Fetcher {
         }
     }
 
-    async fn finish(&self, Incoming { blob, info }: Incoming) -> Result<(), Error> {
+    /// All of it was appended.
+    pub async fn finish(&self, Incoming { blob, info }: Incoming) -> Result<(), Error> {
         let sealed = self.node.store.seal(blob, info.length, info.checksum).await;
         if self.unless_superseded(sealed)?.is_none() {
             return Ok(());

@@ -18,7 +18,7 @@ use prost::Message;
 
 use super::{
     disk::Disk,
-    index::{ChunkAt, Index, LogPosition, Open, Published, RecordAt, Sealed, SegmentUse},
+    index::{ChunkAt, Index, LogPosition, Open, Published, RecordAt, Scrubbed, Sealed, SegmentUse},
     record::{Body, HEADER_LENGTH, Header},
     segment::{RECORDS_START, Segment},
     shared::Shared,
@@ -102,6 +102,8 @@ fn head(index: &Index) -> CheckpointHead {
         damaged_regions: regions
             .map(|region| CheckpointRegion { segment: region.segment, from: region.from, to: region.to })
             .collect(),
+        scrubbed_segment: index.scrubbed.segment,
+        scrub_ended_ms: index.scrubbed.ended_ms,
     }
 }
 
@@ -190,7 +192,9 @@ fn read(dir: &Path, disk: &dyn Disk, numbers: &[u32], file: File) -> io::Result<
         return Err(bad("another format"));
     }
     let Frame::Head(head) = take(&mut file)? else { return Err(bad("no head")) };
+    let scrubbed = Scrubbed { segment: head.scrubbed_segment, ended_ms: head.scrub_ended_ms };
     let mut index = Index::default();
+    index.scrubbed = scrubbed;
     adopt_segments(&mut index, &head, dir, disk, numbers)?;
     let mut blob_count = 0;
     loop {

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc,
+        atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError},
     },
     time::{Duration, Instant},
@@ -13,12 +14,10 @@ use std::{
 use super::{
     checkpoint,
     compaction::{self, Outcome},
-    scrub::{STEP_BYTES, Scrub, Step},
+    scrub::{Pace, Scrub, Step},
     shared::Shared,
 };
 
-/// The scrub reads no faster than this.
-const SCRUB_BYTES_PER_SECOND: u64 = 8 << 20;
 /// Between two passes of the scrub.
 const SCRUB_REST: Duration = Duration::from_secs(3600);
 /// A checkpoint is written after so many new segments, but not more often than this.
@@ -29,7 +28,8 @@ const COMPACTION_REST: Duration = Duration::from_secs(10);
 
 /// Runs until the store stops.
 pub fn run(shared: &Arc<Shared>, woken: &Receiver<()>) {
-    let mut scrub = Scrub::default();
+    let mut scrub = Scrub::resume(shared);
+    let mut pace = Pace::new(shared.options.scrub_bytes_per_second, Instant::now());
     let (mut scrub_at, mut compact_at) = (Instant::now(), Instant::now());
     let mut checkpoint = Checkpoint { segment: shared.index().synced.at.segment, at: Instant::now() };
     while !shared.is_stopping() {
@@ -38,8 +38,15 @@ pub fn run(shared: &Arc<Shared>, woken: &Receiver<()>) {
             Err(RecvTimeoutError::Timeout) => {
                 scrub_at = Instant::now()
                     + match scrub.step(shared) {
-                        Step::More => Duration::from_millis(STEP_BYTES * 1000 / SCRUB_BYTES_PER_SECOND),
-                        Step::PassDone => SCRUB_REST,
+                        Step::Read(bytes) => {
+                            let read = scrub.note(shared);
+                            shared.scrub_read_bytes.store(read, Ordering::Relaxed);
+                            pace.after(bytes, Instant::now())
+                        }
+                        Step::PassDone => {
+                            scrub.note_end(shared);
+                            SCRUB_REST
+                        }
                     };
             }
             Err(RecvTimeoutError::Disconnected) => return,

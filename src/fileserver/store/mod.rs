@@ -54,6 +54,7 @@ mod shared;
 mod types;
 mod writer;
 
+pub use scrub::{FullPass, Pace, Step};
 pub use types::{
     BlobRecord, DamagedChunk, DamagedRegion, Recovered, Staged, StoreCounts, StoreError, StoreOptions, StoreStatus,
     StoredChunk,
@@ -98,6 +99,8 @@ impl Store {
         let (wake, woken) = mpsc::sync_channel(1);
         let at = RecordAt { segment: next_segment, position: RECORDS_START as u32 };
         index.synced = LogPosition { at, batch: next_batch - 1 };
+        // What the replay went over is no repair of today.
+        index.repaired_chunks = 0;
         let shared = Shared::new(options, Arc::clone(&disk), index, recovered.torn_bytes_cut, wake);
         let shared = Arc::new(shared);
         shared.look_at_space(0);
@@ -257,6 +260,22 @@ impl Store {
         self.0.shared.index().damaged()
     }
 
+    /// Where in this part of a blob something is known to be damaged first.
+    pub fn damage_in(&self, blob: BlobId, from: u64, to: u64) -> Option<u64> {
+        let index = self.0.shared.index();
+        index.damaged_of(blob).find(|(offset, length)| *offset < to && from < offset + length).map(|(offset, _)| offset)
+    }
+
+    /// How many blobs of a group are whole or damaged here, those that are being written aside.
+    pub fn count_of(&self, group: GroupId) -> u64 {
+        self.0.shared.index().count_of(group)
+    }
+
+    /// A scrub of its own, beside the one that goes on for ever.
+    pub fn full_pass(&self) -> FullPass {
+        FullPass::new(Arc::clone(&self.0.shared))
+    }
+
     /// How many stretches of the log have ever been found lost. What was in them may be known to nobody here, until the caller
     /// has compared every group's blobs with other members and said so by [`Self::set_compared`].
     pub fn losses_found(&self) -> u64 {
@@ -291,6 +310,10 @@ impl Store {
             damaged_chunk_count: index.damaged_count() as u64,
             damaged_region_count: index.losses.len() as u64,
             sync_count: shared.sync_count.load(Ordering::Relaxed),
+            repaired_chunk_count: index.repaired_chunks,
+            scrub_read_bytes: shared.scrub_read_bytes.load(Ordering::Relaxed),
+            log_bytes: index.log_bytes(),
+            scrub_ended_ms: index.scrubbed.ended_ms,
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustix::fs::Advice;
 
 use super::{
     index::ChunkAt,
@@ -37,6 +38,23 @@ pub fn note_damage(shared: &Shared, blob: BlobId, chunk: ChunkAt, segment: &Arc<
         let (path, position) = (segment.path.display(), chunk.at.position);
         tracing::error!(%blob, offset = chunk.offset, %path, position, "a stored chunk is damaged");
     }
+}
+
+/// Whether a chunk can be read back from the disk; what is damaged is remembered. `false` too when it is elsewhere by now.
+pub fn check(shared: &Shared, blob: BlobId, chunk: ChunkAt) -> bool {
+    let segment = shared.index().segments.get(&chunk.at.segment).map(|found| Arc::clone(&found.segment));
+    let Some(segment) = segment else { return false };
+    forget_cached(&segment, chunk.at.position.into());
+    let is_good = verified(shared, &segment, blob, chunk).is_some();
+    if !is_good {
+        note_damage(shared, blob, chunk, &segment, &shared.counts.found_by_scrub);
+    }
+    is_good
+}
+
+/// It is the disk that is to be asked. Advice that is not taken costs nothing but the certainty that it was.
+pub fn forget_cached(segment: &Segment, from: u64) {
+    rustix::fs::fadvise(&segment.file, from, None, Advice::DontNeed).ok();
 }
 
 /// The chunk, if all of it can be read and is undamaged. A sector that cannot be read is as lost as one that was changed.

@@ -32,6 +32,8 @@ pub struct Shared {
     waiting: Mutex<Option<Instant>>,
     pub sync_count: AtomicU64,
     pub counts: StoreCounts,
+    /// What the scrub that goes on for ever has read of the pass that it is in.
+    pub scrub_read_bytes: AtomicU64,
     pub torn_bytes_cut: u64,
     stopping: AtomicBool,
     wake_maintenance: SyncSender<()>,
@@ -71,6 +73,7 @@ impl Shared {
             waiting: Mutex::default(),
             sync_count: AtomicU64::new(0),
             counts: StoreCounts::default(),
+            scrub_read_bytes: AtomicU64::new(0),
             torn_bytes_cut,
             stopping: AtomicBool::new(false),
             wake_maintenance,

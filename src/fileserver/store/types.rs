@@ -18,6 +18,8 @@ pub struct StoreOptions {
     pub segment_bytes: u64,
     /// New data is refused while less than this is free on the disk.
     pub reserve_bytes: u64,
+    /// The scrub that goes on for ever reads no faster than this. At least 1.
+    pub scrub_bytes_per_second: u64,
 }
 
 /// One blob, as the store knows it.
@@ -111,6 +113,13 @@ pub struct StoreStatus {
     pub torn_bytes_cut: u64,
     pub damaged_chunk_count: u64,
     pub damaged_region_count: u64,
+    /// Damaged chunks that were replaced since the store was opened.
+    pub repaired_chunk_count: u64,
+    /// Of the scrub that goes on for ever: what it has read of the pass that it is in, and how much there is.
+    pub scrub_read_bytes: u64,
+    pub log_bytes: u64,
+    /// When a pass last came to its end, in milliseconds since 1970; 0: never.
+    pub scrub_ended_ms: u64,
     /// Syncs since the store was opened.
     pub sync_count: u64,
 }

@@ -252,7 +252,7 @@ impl Cluster {
     /// Checksums of the newest version's extents, as computed from one server's own disk.
     pub async fn verify_on(&self, id: &str, path: &str) -> Vec<(u64, u32)> {
         let ranges = ranges_of(&self.look_up(path).await.expect("the file"));
-        let request = pb::VerifyBlobsRequest { ranges };
+        let request = pb::VerifyBlobsRequest { ranges, presence_only: false };
         let mut answers = self.server(id).verify_blobs(request).await.expect("a stream").into_inner();
         let mut verified = Vec::new();
         while let Some(response) = answers.message().await.expect("the stream goes on") {

@@ -34,6 +34,8 @@ impl FileServer for Stuck {
     type WriteStream = Stream<pb::WriteResponse>;
     type ReadStream = Stream<pb::ReadResponse>;
     type VerifyBlobsStream = Stream<pb::VerifyBlobsResponse>;
+    type ScrubStoreStream = Stream<pb::ScrubStoreResponse>;
+    type RepairBlobsStream = Stream<pb::RepairBlobsResponse>;
     type ReplicateStream = Stream<pb::ReplicateResponse>;
     type FetchBlobsStream = Stream<pb::FetchBlobsResponse>;
     type JoinGroupStream = Stream<pb::JoinGroupResponse>;
@@ -65,6 +67,14 @@ impl FileServer for Stuck {
     }
 
     async fn verify_blobs(&self, _: Request<pb::VerifyBlobsRequest>) -> Answered<Self::VerifyBlobsStream> {
+        Err(stuck())
+    }
+
+    async fn scrub_store(&self, _: Request<pb::ScrubStoreRequest>) -> Answered<Self::ScrubStoreStream> {
+        Err(stuck())
+    }
+
+    async fn repair_blobs(&self, _: Request<pb::RepairBlobsRequest>) -> Answered<Self::RepairBlobsStream> {
         Err(stuck())
     }
 

@@ -29,9 +29,19 @@ impl Index {
         self.damaged_of(blob).next().is_some()
     }
 
+    /// Whether the chunk that begins there is known to be damaged.
+    pub fn is_damaged_at(&self, blob: BlobId, offset: u64) -> bool {
+        self.damaged.contains_key(&(blob, offset))
+    }
+
     /// Offset and length of what is damaged of a blob.
     pub fn damaged_of(&self, blob: BlobId) -> impl Iterator<Item = (u64, u64)> {
         self.damaged.range((blob, 0)..=(blob, u64::MAX)).map(|(&(_, offset), &length)| (offset, length))
+    }
+
+    /// Bytes of the log, whatever they are.
+    pub fn log_bytes(&self) -> u64 {
+        self.segments.values().map(|segment| segment.end).sum()
     }
 
     pub fn damaged_count(&self) -> usize {

@@ -124,6 +124,15 @@ impl SegmentUse {
     }
 }
 
+/// How far the scrub that goes on for ever has come, as the next start goes on from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// The last segment that was read to its end in this pass; 0 at the beginning of one.
+    pub segment: u32,
+    /// When a pass last came to its end, in milliseconds since 1970; 0: never.
+    pub ended_ms: u64,
+}
+
 #[derive(Debug, Default)]
 pub struct Index {
     sealed: HashMap<BlobId, Sealed>,
@@ -134,6 +143,11 @@ pub struct Index {
     /// Pieces of sealed blobs that cannot be served: (blob, offset) to length.
     damaged: BTreeMap<(BlobId, u64), u64>,
     pub losses: Losses,
+    /// Damaged pieces that were replaced since the store was opened.
+    pub repaired_chunks: u64,
+    /// Sealed blobs by group; none where there are none.
+    counts: HashMap<GroupId, u64>,
+    pub scrubbed: Scrubbed,
     /// All that the index says of the log up to here is durable.
     pub synced: LogPosition,
 }
@@ -153,6 +167,11 @@ impl Index {
 
     pub fn sealed_count(&self) -> usize {
         self.sealed.len()
+    }
+
+    /// Sealed blobs of a group.
+    pub fn count_of(&self, group: GroupId) -> u64 {
+        self.counts.get(&group).copied().unwrap_or_default()
     }
 
     pub fn staged_count(&self) -> usize {
@@ -202,7 +221,9 @@ impl Index {
 
     /// Adds a sealed blob whose records are counted already. What was published about an older one holds on.
     pub fn insert(&mut self, blob: BlobId, mut sealed: Sealed, since: Instant) {
+        let damaged_before = self.damaged_of(blob).count();
         if let Some(older) = self.take(blob) {
+            self.repaired_chunks += damaged_before as u64;
             sealed.oldest_segment = sealed.oldest_segment.min(older.oldest_segment);
             if let (None, Some(published)) = (sealed.published, older.published) {
                 self.count(published.at, HEADER_LENGTH as u64, true);
@@ -215,7 +236,9 @@ impl Index {
         for (offset, length) in holes(&sealed) {
             self.damaged.insert((blob, offset), length);
         }
-        self.by_group.insert((sealed.group, blob));
+        if self.by_group.insert((sealed.group, blob)) {
+            *self.counts.entry(sealed.group).or_default() += 1;
+        }
         self.sealed.insert(blob, sealed);
     }
 
@@ -254,7 +277,11 @@ impl Index {
 
     fn take(&mut self, blob: BlobId) -> Option<Sealed> {
         let sealed = self.sealed.remove(&blob)?;
-        self.by_group.remove(&(sealed.group, blob));
+        if self.by_group.remove(&(sealed.group, blob))
+            && let Some(count) = self.counts.get_mut(&sealed.group)
+        {
+            *count = count.saturating_sub(1);
+        }
         self.unpublished.remove(&blob);
         self.forget_damage(blob);
         for chunk in &sealed.chunks {

@@ -195,7 +195,7 @@ fn dir(root: &Path) -> PathBuf {
 }
 
 fn options(root: &Path, segment_bytes: u64) -> StoreOptions {
-    StoreOptions { dir: dir(root), segment_bytes, reserve_bytes: 1 << 20 }
+    StoreOptions { dir: dir(root), segment_bytes, reserve_bytes: 1 << 20, scrub_bytes_per_second: 1 << 30 }
 }
 
 /// All that a replay must find again. Not how far back a blob's history goes, because compaction shortens it.

@@ -1,12 +1,14 @@
 //! What happens to data that nobody asks for.
 
+use std::time::{Duration, Instant};
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
     fileserver::store::{
         checkpoint, compaction,
-        scrub::{Scrub, Step},
+        scrub::{Pace, Scrub, Step},
     },
     types::{Inode, Version},
 };
@@ -238,4 +240,62 @@ async fn damage_is_no_tear_also_after_a_compaction_that_knows_of_the_last_batch(
     assert_eq!(found.recovered.torn_bytes_cut, 0);
     assert_eq!(found.recovered.damaged_regions.len(), 1);
     assert!(found.index.sealed(id(4)).is_some());
+}
+
+#[tokio::test]
+async fn the_segment_that_is_being_written_is_scrubbed_too_and_a_repair_is_counted() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    put(store, id(1), &[5000, 5000]).await.unwrap();
+    put(store, id(2), &[5000]).await.unwrap();
+    let needle = content(id(1), 10_000)[7000..7100].to_vec();
+    tamper(&segment_path(fixture.root.path(), 1), |bytes| {
+        let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
+        bytes[at] ^= 1;
+    });
+    scrub(store);
+    let damaged: Vec<_> = store.damaged().into_iter().map(|chunk| (chunk.blob, chunk.offset)).collect();
+    assert_eq!(damaged, [(id(1), 5000)]);
+    assert_eq!((store.counts().found_by_scrub.get(), store.counts().found_by_read.get()), (1, 0));
+    scrub(store);
+    assert_eq!(store.counts().found_by_scrub.get(), 1, "it is known already");
+    assert_eq!((store.damage_in(id(1), 0, 5000), store.damage_in(id(1), 4999, 5001)), (None, Some(5000)));
+    put(store, id(1), &[10_000]).await.unwrap();
+    let status = store.status();
+    assert_eq!((status.repaired_chunk_count, status.damaged_chunk_count), (1, 0));
+    assert_eq!((store.count_of(GROUP), store.count_of(GroupId(9))), (2, 0));
+    expect_content(store, id(1), 10_000).await;
+}
+
+#[tokio::test]
+async fn a_start_goes_on_with_the_scrub_where_the_checkpoint_was() {
+    let fixture = Fixture::with_segments_of(16 << 10);
+    for number in 1..=6 {
+        put(&fixture.store, id(number), &[10_000]).await.unwrap();
+    }
+    let shared = &fixture.store.0.shared;
+    let mut first = Scrub::resume(shared);
+    while shared.index().scrubbed.segment < 2 {
+        assert!(matches!(first.step(shared), Step::Read(_)));
+        first.note(shared);
+    }
+    checkpoint::write(shared).unwrap();
+    let root = fixture.crash_copy();
+    let mut index = recover(root.path()).index;
+    assert_eq!(index.scrubbed.segment, 2);
+    // A pass that comes to its end begins anew.
+    while first.step(shared) != Step::PassDone {}
+    first.note_end(shared);
+    index.scrubbed = shared.index().scrubbed;
+    assert!(index.scrubbed.segment == 0 && index.scrubbed.ended_ms > 0);
+}
+
+#[test]
+fn a_pace_rests_for_as_long_as_the_rate_says_and_catches_up_a_little() {
+    let now = Instant::now();
+    let mut pace = Pace::new(1000, now);
+    assert_eq!(pace.after(500, now), Duration::from_millis(500));
+    assert_eq!(pace.after(500, now), Duration::from_secs(1));
+    let late = now + Duration::from_secs(100);
+    assert_eq!(pace.after(1500, late), Duration::from_millis(500), "a debt of a second at most");
 }
