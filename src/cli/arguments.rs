@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use super::{
-    administer, cluster, context::Context, copy, dev, diagnose, diff, edit, error::Result, fsck, healthcheck, list,
-    local, locks, members, read, remove, replicas, settings::Flags, shell, stat, transfer, tree, versions, watch,
+    administer, cluster, context::Context, copy, dev, diagnose, diff, doctor, edit, error::Result, fsck, healthcheck,
+    list, local, locks, members, read, remove, replicas, settings::Flags, shell, stat, transfer, tree, versions, watch,
     write,
 };
 
@@ -99,6 +99,8 @@ pub enum Command {
     Watch(watch::Arguments),
     /// Reach every server, and say how long it took
     Ping,
+    /// Look at everything that can go wrong, also as seen from here, and say what to do
+    Doctor,
     /// Wait until the cluster takes reads and writes
     Ready(diagnose::ReadyArguments),
     /// Ask one server's gRPC health, with the exit codes of grpc_health_probe
@@ -158,6 +160,7 @@ impl Command {
             Self::Scrub(arguments) => fsck::scrub(context, arguments).await,
             Self::Watch(arguments) => watch::run(context, arguments).await,
             Self::Ping => diagnose::ping(context).await,
+            Self::Doctor => doctor::run(context).await,
             Self::Ready(arguments) => diagnose::ready(context, arguments).await,
             Self::Healthcheck(arguments) => healthcheck::run(context, arguments).await,
             Self::Version => local::version(context),

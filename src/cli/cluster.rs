@@ -10,7 +10,7 @@ use super::{
     output::{Output, Row, as_rfc3339},
     table::{self, Column},
 };
-use crate::client::{ClusterStatus, Group, Health, Server, ServerState};
+use crate::client::{ClusterStatus, Group, Health, HealthCheck, Server, ServerState};
 
 #[derive(Debug, Subcommand)]
 pub enum ServersCommand {
@@ -55,7 +55,7 @@ struct StatusView {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct CheckView {
+pub struct CheckView {
     code: String,
     health: &'static str,
     summary: String,
@@ -63,7 +63,19 @@ struct CheckView {
     subjects: Vec<String>,
 }
 
-fn health_text(health: Health) -> &'static str {
+impl From<&HealthCheck> for CheckView {
+    fn from(check: &HealthCheck) -> Self {
+        Self {
+            code: check.code.clone(),
+            health: health_text(check.health),
+            summary: check.summary.clone(),
+            hint: check.hint.clone(),
+            subjects: check.subjects.clone(),
+        }
+    }
+}
+
+pub fn health_text(health: Health) -> &'static str {
     match health {
         Health::Ok => "OK",
         Health::Warn => "WARN",
@@ -73,16 +85,9 @@ fn health_text(health: Health) -> &'static str {
 
 impl From<&ClusterStatus> for StatusView {
     fn from(status: &ClusterStatus) -> Self {
-        let checks = status.checks.iter().map(|check| CheckView {
-            code: check.code.clone(),
-            health: health_text(check.health),
-            summary: check.summary.clone(),
-            hint: check.hint.clone(),
-            subjects: check.subjects.clone(),
-        });
         Self {
             health: health_text(status.health),
-            checks: checks.collect(),
+            checks: status.checks.iter().map(CheckView::from).collect(),
             cluster_id: status.cluster_id.clone(),
             revision: status.revision.0,
             server_count: status.server_count,
@@ -117,7 +122,8 @@ pub async fn status(context: &mut Context) -> Result<()> {
     }
 }
 
-fn print_status(output: &mut Output, health: Health, view: &StatusView) -> Result<()> {
+/// How it is, and everything that wants attention with what to do.
+pub fn print_checks(output: &mut Output, health: Health, checks: &[CheckView]) -> Result<()> {
     let palette = output.palette();
     let paint = |text: &str| match text {
         "OK" => palette.good(text),
@@ -125,13 +131,18 @@ fn print_status(output: &mut Output, health: Health, view: &StatusView) -> Resul
         _ => palette.bad(text),
     };
     output.line(&format!("health:   {}", paint(health_text(health))))?;
-    for check in &view.checks {
+    for check in checks {
         let subjects = subjects(&check.subjects);
         output.line(&table::printable(&format!("  {} {}{subjects}", check.code, check.summary)))?;
         if !check.hint.is_empty() {
             output.line(&table::printable(&format!("    {}", check.hint)))?;
         }
     }
+    Ok(())
+}
+
+fn print_status(output: &mut Output, health: Health, view: &StatusView) -> Result<()> {
+    print_checks(output, health, &view.checks)?;
     output.line(&format!("servers:  {} of {} up", view.server_up_count, view.server_count))?;
     output.line(&format!("groups:   {} of {} have all members in sync", view.group_full_count, view.group_count))?;
     if view.moving_group_count > 0 || view.rebalancing {
@@ -348,7 +359,6 @@ mod tests {
     use super::*;
     use crate::{
         cli::output::{Format, tests::printed},
-        client::HealthCheck,
         types::{Epoch, GroupId, Revision},
     };
 

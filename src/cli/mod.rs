@@ -49,6 +49,7 @@ mod replicas;
 mod watch;
 
 mod diagnose;
+mod doctor;
 mod healthcheck;
 mod local;
 

@@ -32,6 +32,7 @@ mod call;
 mod channels;
 mod cluster;
 mod convert;
+mod doctor;
 mod edit;
 mod entries;
 mod error;
@@ -64,6 +65,7 @@ pub use self::{
     administer::PlannedMove,
     bulk::{SMALL_FILE_BYTES_MAX, SmallFile},
     cluster::Readiness,
+    doctor::{Diagnosis, Reached},
     edit::EditOptions,
     entries::{Copy, CreateDirectory, Delete, Move, Update, WalkOptions},
     error::Error,

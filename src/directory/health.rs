@@ -158,7 +158,7 @@ fn groups(map: &ClusterMap) -> Vec<Check> {
         checks.push(check("GROUP_BELOW_MINIMUM", Health::Error, summary, hint, ids(&stuck)));
     }
     if !short.is_empty() {
-        let summary = format!("{} groups have fewer copies in sync than they should", short.len());
+        let summary = shortage(map, &short);
         let hint = "nothing to do while servers catch up; else start the servers that are down";
         checks.push(check("GROUP_SHORT", Health::Warn, summary, hint, ids(&short)));
     }
@@ -205,6 +205,25 @@ fn places(map: &ClusterMap) -> Vec<Check> {
         checks.push(check("ZONE_SHARED", Health::Warn, summary, hint, ids(&crowded)));
     }
     checks
+}
+
+/// How many copies are short, what that means, and what is being done.
+fn shortage(map: &ClusterMap, short: &[&Group]) -> String {
+    let live = |group: &Group| live_in_sync(map, group);
+    let copies: usize = short.iter().map(|group| group.place_count().saturating_sub(live(group))).sum();
+    let at_risk = short.iter().filter(|group| live(group) <= map.min_in_sync as usize).count();
+    let is_up = |id: &&ServerId| map.servers.get(*id).is_some_and(|server| server.state != ServerState::Down);
+    let joins = |group: &Group| group.members.iter().filter(is_up).any(|id| !group.is_in_sync(id));
+    let catching_up = short.iter().filter(|group| joins(group)).count();
+    let mut summary = format!(
+        "{} groups are short of {copies} copies: nothing is lost, and writes go on; one more server lost would stop the writes \
+         of {at_risk} of them",
+        short.len()
+    );
+    if catching_up > 0 {
+        summary.push_str(&format!("; in {catching_up} a server is catching up"));
+    }
+    summary
 }
 
 fn percent_used(server: &Server) -> u64 {
@@ -365,7 +384,15 @@ mod tests {
         take_down(&mut map, &["c"]);
         let (down, spare) = (("SERVER_DOWN", Health::Warn), ("NO_SPARE_SERVER", Health::Warn));
         expect_codes(&map, &facts(), &[down, ("GROUP_SHORT", Health::Warn), spare]);
-        take_down(&mut map, &["b"]);
+        let summary = |map: &ClusterMap| checks(map, &facts())[1].summary.clone();
+        let risk = "1 groups are short of 1 copies: nothing is lost, and writes go on; one more server lost would stop the writes \
+                    of 1 of them";
+        assert_eq!(summary(&map), risk);
+        map.servers.get_mut(&id("c")).unwrap().state = ServerState::Up;
+        map.groups.get_mut(&GroupId(0)).unwrap().in_sync.pop();
+        assert_eq!(checks(&map, &facts())[0].summary, format!("{risk}; in 1 a server is catching up"));
+        take_down(&mut map, &["b", "c"]);
+        map.groups.get_mut(&GroupId(0)).unwrap().in_sync.push(id("c"));
         expect_codes(&map, &facts(), &[("GROUP_BELOW_MINIMUM", Health::Error), down, spare]);
         map.groups.get_mut(&GroupId(0)).unwrap().primary = None;
         expect_codes(&map, &facts(), &[("GROUP_WITHOUT_PRIMARY", Health::Error), down, spare]);

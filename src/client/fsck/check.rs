@@ -140,15 +140,18 @@ fn placed(located: Located, map: &ClusterMap) -> Located {
 }
 
 /// What servers say of extents, by server and extent.
-type Answers = BTreeMap<ServerId, BTreeMap<(BlobId, u64, u64), Found>>;
+type Answers = BTreeMap<ServerId, BTreeMap<Piece, Found>>;
 
-fn key(extent: &Extent) -> (BlobId, u64, u64) {
+/// Blob, offset and length.
+type Piece = (BlobId, u64, u64);
+
+fn key(extent: &Extent) -> Piece {
     (extent.blob, extent.blob_offset, extent.length)
 }
 
 /// Asks each server once for everything; what several versions share is asked for once.
 async fn ask(client: &Client, subjects: &[Located], deep: bool) -> Answers {
-    let mut wanted: BTreeMap<ServerId, (String, BTreeMap<(BlobId, u64, u64), Extent>)> = BTreeMap::new();
+    let mut wanted: BTreeMap<ServerId, (String, BTreeMap<Piece, Extent>)> = BTreeMap::new();
     for located in subjects {
         for member in members(located) {
             let (_, extents) = wanted
@@ -245,7 +248,7 @@ enum Looked {
     /// The version is not there any more.
     Gone,
     At {
-        located: Located,
+        located: Box<Located>,
         copies: Vec<Copy>,
     },
 }
@@ -265,7 +268,7 @@ async fn look_again(client: &Client, options: FsckOptions, before: &Located) -> 
         let answers = ask(client, std::slice::from_ref(&located), options.deep).await;
         let copies = evaluate(&located, &answers, options.deep);
         let is_good = copies.iter().all(|copy| copy.is_good);
-        last = Some(Looked::At { located, copies });
+        last = Some(Looked::At { located: Box::new(located), copies });
         if is_good {
             break;
         }
@@ -307,7 +310,7 @@ async fn is_lost(client: &Client, copies: &[Copy], options: FsckOptions) -> bool
     if copies.iter().any(|copy| copy.unreachable.is_some()) {
         return false;
     }
-    let bad: BTreeMap<(BlobId, u64, u64), Extent> =
+    let bad: BTreeMap<Piece, Extent> =
         copies.iter().flat_map(|copy| &copy.bad).map(|(extent, _)| (key(extent), *extent)).collect();
     let map = client.cluster_map();
     for extent in bad.values() {

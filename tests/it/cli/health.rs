@@ -185,3 +185,28 @@ async fn a_cluster_that_is_written_to_gives_no_false_alarm() {
     assert!(rounds > 1, "something was written meanwhile");
     world.cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doctor_sees_what_only_somebody_outside_can_see() {
+    let mut world = start_world().await;
+    // A machine that is busy may be slow for a moment, and is told so.
+    wait_until("a clean bill of health", || async { world.run(&["doctor"]).await.code == 0 }).await;
+    let ended = world.run(&["-o", "json", "doctor"]).await;
+    let well: Value = serde_json::from_str(&ended.out).expect("JSON");
+    assert!(codes(&well).contains(&"DIRECTORY_SINGLE_NODE"), "{well}");
+    let servers = well["servers"].as_array().expect("a list");
+    assert_eq!(servers.len(), 2 + SERVERS.len());
+    assert!(servers.iter().all(|server| server["millis"].is_number() && server["error"].is_null()), "{well}");
+
+    world.cluster.stop_server("fileserver-c").await;
+    wait_until("the doctor notices", || async {
+        let ended = world.run(&["-o", "json", "doctor"]).await;
+        let ill: Value = serde_json::from_str(&ended.out).expect("JSON");
+        ended.code == 10 && codes(&ill).contains(&"SERVER_DOWN") && codes(&ill).contains(&"GROUP_SHORT")
+    })
+    .await;
+    let ended = world.run(&["doctor"]).await;
+    assert_eq!(ended.code, 10);
+    assert!(ended.out.contains("one more server lost would stop the writes"), "{}", ended.out);
+    world.cluster.stop().await;
+}
