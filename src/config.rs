@@ -170,6 +170,9 @@ pub struct FileServerOptions {
     /// this, in bytes per second
     #[arg(long, env = "DFS_SCRUB_RATE", default_value_t = 8 << 20, value_parser = clap::value_parser!(u64).range(1 << 10..))]
     pub scrub_rate: u64,
+    /// MiB a second that this server fetches at most for groups that move to it; what a member needs that comes back is not held up
+    #[arg(long, env = "DFS_REPAIR_RATE", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=1 << 20), value_name = "MIB")]
+    pub repair_rate: u64,
     /// A write that was begun and never committed is settled after this
     #[arg(long, env = "DFS_STAGED_TTL", default_value = "60s", value_parser = parse_duration, value_name = "DURATION")]
     pub staged_ttl: Duration,

@@ -3,9 +3,12 @@
 //! Each call only asks for it; it goes on in the background and survives restarts. [`Client::servers`] says how many groups and
 //! blobs a server still has, [`Client::status`] how many groups are moving.
 
+use tonic::{Response, Status};
+
 use super::{Client, Error, call::cluster_client, convert::unread};
 use crate::{
     convert, pb,
+    status::{Failure, Reason},
     types::{GroupId, ServerId},
 };
 
@@ -29,6 +32,10 @@ fn planned(moves: &[pb::PlannedMove]) -> Result<Vec<PlannedMove>, Error> {
     moves.iter().map(|planned| read(planned).map_err(unread)).collect()
 }
 
+fn is_refusal(status: &Status) -> bool {
+    matches!(Failure::from(status).reason, Reason::NotEnoughReplicas | Reason::NoSpace)
+}
+
 impl Client {
     /// Has every group of a file server moved to others. Answers what is still to be moved.
     ///
@@ -44,8 +51,15 @@ impl Client {
 
     async fn drain(&self, server: &str, validate_only: bool) -> Result<Vec<PlannedMove>, Error> {
         let request = pb::DrainServerRequest { server_id: server.to_owned(), validate_only };
-        let call = |channel, request| async move { cluster_client(channel).drain_server(request).await };
-        planned(&self.directory("drain a server", request, call).await?.moves)
+        let call = |channel, request| async move {
+            match cluster_client(channel).drain_server(request).await {
+                Ok(answer) => Ok(Response::new(Ok(answer.into_inner()))),
+                // Waiting adds no servers: it is an answer.
+                Err(status) if is_refusal(&status) => Ok(Response::new(Err(status))),
+                Err(status) => Err(status),
+            }
+        };
+        planned(&self.directory("drain a server", request, call).await??.moves)
     }
 
     /// Ends a drain: the server keeps what it still has.

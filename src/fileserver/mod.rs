@@ -36,6 +36,7 @@ pub mod in_flight;
 pub mod map;
 pub mod metrics;
 pub mod node;
+pub mod pace;
 pub mod suspicion;
 
 pub mod error;
@@ -62,6 +63,7 @@ use self::{
     map::Map,
     merge::Merges,
     node::{Budget, Node},
+    pace::Pace,
     replica::Replica,
     replication::{catch_up, sender::Peers},
     store::{Store, StoreOptions},
@@ -190,6 +192,7 @@ fn assemble(
         replica: Mutex::new(Replica::new(me, options.staged_ttl)),
         in_flight: InFlight::default(),
         departures: Departures::default(),
+        repair_pace: Pace::new(options.repair_rate << 20),
         committer,
         merges,
         staged_ttl: options.staged_ttl,

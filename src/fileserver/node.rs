@@ -23,6 +23,7 @@ use super::{
     map::Map,
     merge::Merges,
     metrics::Counts,
+    pace::Pace,
     replica::{Replica, SourceId},
     replication::{Memory, sender::Peers},
     store::Store,
@@ -30,7 +31,7 @@ use super::{
 };
 use crate::{
     convert, pb,
-    types::{BlobId, CHUNK_LENGTH_MAX, ServerId, StoreId, Timestamp},
+    types::{BlobId, CHUNK_LENGTH_MAX, GroupId, ServerId, StoreId, Timestamp},
 };
 
 /// For all frames that are on their way through this server to disks and replicas.
@@ -67,6 +68,11 @@ impl Default for Budget {
 }
 
 impl Budget {
+    /// Whether writes take more than half of their share.
+    pub fn writes_are_busy(&self) -> bool {
+        self.writes.available_permits() < WRITE_BYTES_MAX / 2
+    }
+
     /// Waits for room for a frame that is written or replicated.
     pub async fn for_write(&self, bytes: usize) -> Memory {
         take(&self.writes, bytes).await
@@ -91,6 +97,8 @@ pub struct Node {
     pub replica: Mutex<Replica>,
     pub in_flight: InFlight,
     pub departures: Departures,
+    /// For what arrives here because a group moves.
+    pub repair_pace: Pace,
     pub committer: Committer,
     pub merges: Merges,
     pub staged_ttl: Duration,
@@ -120,6 +128,18 @@ impl Node {
 
     pub fn directory_now(&self) -> Timestamp {
         Timestamp(self.directory_time.load(Ordering::Relaxed))
+    }
+
+    /// Holds back what is fetched of a group that this server is only arriving in: the group has its copies elsewhere. A member
+    /// that comes back is needed, and is not held back.
+    pub async fn pace_arrival(&self, group: GroupId, bytes: usize) {
+        let arriving = {
+            let view = self.map.now();
+            view.groups_of(&self.me).any(|of| of.group == group && of.is_arriving(&self.me))
+        };
+        if arriving {
+            self.repair_pace.take(bytes as u64, || self.budget.writes_are_busy()).await;
+        }
     }
 
     /// Throws a staged blob away. What cannot be thrown away now is settled later.

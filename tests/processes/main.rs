@@ -9,5 +9,6 @@ mod fenced;
 mod history;
 mod kills;
 mod lock_failover;
+mod moves;
 mod payload;
 mod workload;

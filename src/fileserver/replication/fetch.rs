@@ -90,6 +90,9 @@ impl Fetcher {
                 None => {}
                 Some(Part::Begin(info)) => incoming = self.begin(blob, info)?,
                 Some(Part::Chunk(chunk)) if incoming.as_ref().is_some_and(|incoming| incoming.blob == blob) => {
+                    if let Some(Incoming { info, .. }) = &incoming {
+                        self.node.pace_arrival(GroupId(info.group), chunk.data.len()).await;
+                    }
                     let taken = self.node.store.append(blob, chunk.offset, chunk.data, chunk.checksum).await;
                     incoming = self.unless_superseded(taken)?.and(incoming);
                 }

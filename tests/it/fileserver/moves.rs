@@ -1,6 +1,12 @@
 //! Groups that move: away from servers that are gone or drained, and to those that are new.
 
-use dfs::{pb, status::Reason};
+use std::time::Instant;
+
+use dfs::{
+    client::{Client, Options, TIMEOUT_DEFAULT},
+    pb,
+    status::Reason,
+};
 
 use crate::common::{
     cluster::{Cluster, Settings, replace, some_bytes, start_cluster_with},
@@ -113,6 +119,11 @@ async fn a_drained_server_is_empty_and_can_be_removed_and_a_new_one_gets_its_sha
     expect_every_copy(&cluster).await;
     let too_few = expect_failure(rpc.drain_server(a_drain("fileserver-b", false)).await, Reason::NotEnoughReplicas);
     assert_eq!(too_few.metadata.get("have").map(String::as_str), Some("2"));
+    let client = Client::connect(Options::new([cluster.directory.address.as_str()])).await.expect("connects");
+    let asked = Instant::now();
+    let refused = client.drain_server("fileserver-b").await.expect_err("a refusal");
+    assert_eq!(refused.reason(), Reason::NotEnoughReplicas);
+    assert!(asked.elapsed() < TIMEOUT_DEFAULT / 3, "a refusal is an answer, not a reason to try again");
 
     rpc.remove_server(remove()).await.expect("removed");
     // It hears so, and stops by itself.
