@@ -67,7 +67,9 @@ impl Departures {
 
     /// `None` while somebody else has it.
     pub fn take_turn(&self, group: GroupId) -> Option<Turn<'_>> {
-        locked(&self.busy).insert(group).then_some(Turn { departures: self, group })
+        let is_free = locked(&self.busy).insert(group);
+        // Made only if it is had: a turn that is dropped is given back.
+        is_free.then(|| Turn { departures: self, group })
     }
 
     fn is_emptied(&self, group: GroupId, epoch: Epoch) -> bool {

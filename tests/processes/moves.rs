@@ -102,14 +102,12 @@ fn cli(cluster: &Cluster, arguments: &[&str]) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_are_lost_drained_and_added_while_clients_write() {
-    let begun = tokio::task::spawn_blocking(|| {
-        let mut cluster = Cluster::start_customized(1, 1, 3, &["--repair-after=2s"]);
-        cluster.add_fileserver("d");
-        cluster
-    });
+    let begun = tokio::task::spawn_blocking(|| Cluster::start_customized(1, 1, 3, &["--repair-after=2s"]));
     let cluster = begun.await.expect("start a cluster");
     let client = workload::connect(&cluster.directory_address()).await.expect("connect");
+    // The groups are on the first three.
     client.wait_ready(STEP_TIMEOUT).await.expect("a ready cluster");
+    let (cluster, _) = blocking(cluster, |cluster| cluster.add_fileserver("d")).await;
     wait_for("four servers", async || client.servers().await.is_ok_and(|all| all.fileservers.len() == 4)).await;
     let (log, stop) = (Arc::<Log>::default(), CancellationToken::new());
     let mut writers = JoinSet::new();
