@@ -58,11 +58,6 @@ impl Cluster {
     ///
     /// Groups are made when all file servers are there.
     pub fn start_of(directories: u16, locks: u16, fileservers: u8) -> Self {
-        Self::start_customized(directories, locks, fileservers, &[])
-    }
-
-    /// As [`Cluster::start_of`], with further arguments for the Directory that founds the group.
-    pub fn start_customized(directories: u16, locks: u16, fileservers: u8, directory_arguments: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("dfs-processes-").tempdir().expect("create a folder");
         let ip = own_loopback_address();
         let ports: Vec<u16> = (0..directories).map(|number| DIRECTORY_PORT + number * NODE_PORTS).collect();
@@ -76,9 +71,7 @@ impl Cluster {
                 binary: env!("CARGO_BIN_EXE_dfs-directory"),
                 port,
                 arguments: match index {
-                    0 => std::iter::once(format!("--initial-fileservers={fileservers}"))
-                        .chain(directory_arguments.iter().map(|text| (*text).to_owned()))
-                        .collect(),
+                    0 => vec![format!("--initial-fileservers={fileservers}")],
                     _ => vec![format!("--join={}", addresses[0])],
                 },
             })
@@ -106,42 +99,6 @@ impl Cluster {
             cluster.start_process(index);
         }
         cluster
-    }
-
-    /// Starts one more file server, and waits until it listens.
-    pub fn add_fileserver(&mut self, letter: &str) -> usize {
-        let place = letter.bytes().next().map_or(0, |letter| u16::from(letter - b'a'));
-        let role = Role {
-            name: format!("fileserver-{letter}"),
-            binary: env!("CARGO_BIN_EXE_dfs-fileserver"),
-            port: FILESERVER_PORT + place,
-            arguments: vec![format!("--directory={}", self.directories)],
-        };
-        self.processes.push(Process { role, child: None });
-        let index = self.processes.len() - 1;
-        self.start_process(index);
-        index
-    }
-
-    /// The process of this name.
-    pub fn index(&self, name: &str) -> usize {
-        self.processes.iter().position(|process| process.role.name == name).expect("a process of ours")
-    }
-
-    /// Waits until a process has ended by itself, cleanly.
-    pub fn expect_end(&mut self, index: usize) {
-        let deadline = Instant::now() + START_TIMEOUT;
-        let mut child = self.processes[index].child.take().expect("it runs");
-        loop {
-            if let Some(status) = child.try_wait().expect("ask for a child") {
-                return assert!(status.success(), "{} ended with {status}", self.name(index));
-            }
-            if Instant::now() > deadline {
-                self.processes[index].child = Some(child);
-                panic!("{} does not end", self.name(index));
-            }
-            std::thread::sleep(POLL);
-        }
     }
 
     /// With commas where there are several.

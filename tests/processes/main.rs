@@ -9,6 +9,5 @@ mod fenced;
 mod history;
 mod kills;
 mod lock_failover;
-mod moves;
 mod payload;
 mod workload;
