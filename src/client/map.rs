@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -118,14 +118,33 @@ impl View {
 /// Several servers of which one answers; which, is found by trying and by what they say.
 #[derive(Debug, Default)]
 pub(super) struct Endpoints {
-    preferred: Mutex<Option<String>>,
+    preferred: Mutex<Option<Preferred>>,
+}
+
+/// The one that was found to answer.
+#[derive(Debug)]
+struct Preferred {
+    address: String,
+    /// One that was named as the leader may not be listed yet.
+    was_listed: bool,
 }
 
 impl Endpoints {
-    /// The one to ask now.
+    /// The one to ask now. One that is listed no more is left: others may have taken its place, while it still answers.
     pub(super) fn current(&self, known: &[String]) -> Option<String> {
-        let preferred = self.preferred.lock().unwrap_or_else(PoisonError::into_inner);
-        preferred.clone().or_else(|| known.first().cloned())
+        let preferred = self.preferred(known);
+        preferred.as_ref().map(|preferred| preferred.address.clone()).or_else(|| known.first().cloned())
+    }
+
+    fn preferred(&self, known: &[String]) -> MutexGuard<'_, Option<Preferred>> {
+        let mut preferred = self.preferred.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_listed = preferred.as_ref().is_some_and(|preferred| known.contains(&preferred.address));
+        match &mut *preferred {
+            Some(preferred) if is_listed => preferred.was_listed = true,
+            Some(Preferred { was_listed: true, .. }) => *preferred = None,
+            _ => {}
+        }
+        preferred
     }
 
     /// `address` has failed a call: unless it is the one to answer, another one is asked next.
@@ -141,8 +160,9 @@ impl Endpoints {
 
     /// `address` did not do; it may have said who would. Somebody else may have found that out before.
     pub(super) fn failed(&self, address: &str, leader: Option<&str>, known: &[String]) {
-        let mut preferred = self.preferred.lock().unwrap_or_else(PoisonError::into_inner);
-        if preferred.as_ref().or(known.first()).is_some_and(|current| current != address) {
+        let mut preferred = self.preferred(known);
+        let current = preferred.as_ref().map(|preferred| &preferred.address).or(known.first());
+        if current.is_some_and(|current| current != address) {
             return;
         }
         let next = match leader {
@@ -152,7 +172,7 @@ impl Endpoints {
                 known.get(at).or_else(|| known.first()).cloned()
             }
         };
-        *preferred = next;
+        *preferred = next.map(|address| Preferred { was_listed: known.contains(&address), address });
     }
 }
 
@@ -402,6 +422,18 @@ mod tests {
         assert_eq!(endpoints.current(&known).as_deref(), Some("c:1"));
         endpoints.failed("c:1", Some("c:1"), &known);
         assert_eq!(endpoints.current(&known).as_deref(), Some("a:1"));
+    }
+
+    #[test]
+    fn a_server_that_is_listed_no_more_is_left_and_one_that_is_not_listed_yet_is_kept() {
+        let known = ["a:1".to_owned(), "b:1".to_owned()];
+        let endpoints = Endpoints::default();
+        endpoints.failed("a:1", Some("b:1"), &known);
+        assert_eq!(endpoints.current(&["c:1".to_owned()]).as_deref(), Some("c:1"), "another service has the place");
+        endpoints.failed("c:1", Some("d:1"), &["c:1".to_owned()]);
+        assert_eq!(endpoints.current(&["c:1".to_owned()]).as_deref(), Some("d:1"), "it was named, and joins");
+        assert_eq!(endpoints.current(&["d:1".to_owned(), "c:1".to_owned()]).as_deref(), Some("d:1"));
+        assert_eq!(endpoints.current(&["c:1".to_owned()]).as_deref(), Some("c:1"));
     }
 
     #[test]

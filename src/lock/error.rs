@@ -12,6 +12,8 @@ pub enum Error {
     NotJoined,
     #[error("the Lock service belongs to another cluster")]
     OtherCluster,
+    #[error("another Lock service has taken the place of this one in its cluster: this one grants and renews nothing")]
+    Replaced,
     #[error("the Lock service is stopping")]
     Stopping,
     #[error("the Lock service is too busy, or its disk does not answer; the request may still take effect")]

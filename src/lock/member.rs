@@ -26,7 +26,7 @@ use crate::{
         fence::{Directories, Stamped, pause, worth_a_word},
         handle::Handle,
         machine::Progress,
-        part::Door,
+        part::{Door, Place},
     },
     pb::{self, cluster_client::ClusterClient},
     raft::{Group, GroupUid, Role},
@@ -67,11 +67,14 @@ impl Member {
         let mut failures = 0;
         loop {
             // Under which lead it registers, if any.
-            let lead = self.door.enter().ok();
+            let lead = self.door.lead();
             let failure = tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 admission = self.register() => match admission {
-                    Err(failure) => failure,
+                    Err(failure) => {
+                        self.heed(&failure);
+                        failure
+                    }
                     Ok(admission) => match self.join(&admission, lead.as_ref()).await? {
                         Some(failure) => failure,
                         None => {
@@ -79,6 +82,7 @@ impl Member {
                             tokio::select! {
                                 () = shutdown.cancelled() => return Ok(()),
                                 _ = self.door.next_lead(lead.as_ref()) => continue,
+                                () = self.told_of_cluster() => continue,
                                 failure = self.beat(admission.beat) => failure,
                             }
                         }
@@ -93,6 +97,14 @@ impl Member {
                 () = shutdown.cancelled() => return Ok(()),
                 () = sleep(pause(failures)) => failures += 1,
             }
+        }
+    }
+
+    /// A service that the Directory has replaced by another one grants nothing any more.
+    fn heed(&self, failure: &Failure) {
+        if failure.reason == Reason::LockServiceTaken && self.door.place() != Place::Lost {
+            tracing::error!(%failure, "another Lock service has this one's place: this one stands still until that one is gone");
+            self.door.set_place(Place::Lost);
         }
     }
 
@@ -134,23 +146,45 @@ impl Member {
     /// stored ends the node: its sessions and tokens mean nothing to another cluster.
     async fn join(&mut self, admission: &Admission, lead: Option<&Handle>) -> anyhow::Result<Option<Failure>> {
         let Admission { membership, newest, .. } = *admission;
-        // Once in a life, and nobody waits for it: the sync may block this thread.
-        self.folder.set_cluster_id(membership.cluster).context("join the Directory's cluster")?;
-        self.directories.belong_to(membership.cluster);
-        if self.progress.borrow().membership.is_some_and(|known| known != membership) {
-            anyhow::bail!("the Directory's lock key is not the one in the data folder");
+        if self.door.place() == Place::Lost {
+            self.door.set_place(Place::Regained);
+        }
+        if self.known().is_some_and(|known| known != membership) {
+            anyhow::bail!("the Directory's cluster or lock key is not the one in the data folder");
         }
         match lead.map(|lead| lead.join(membership, newest)) {
             None => {}
             Some(joining) => match joining.await {
-                Ok(()) => {}
-                Err(Error::OtherCluster) => anyhow::bail!("the Directory's lock key is not the one in the data folder"),
+                Ok(()) => self.door.set_place(Place::Ours),
+                Err(Error::OtherCluster) => {
+                    anyhow::bail!("the Directory's cluster or lock key is not the one in the data folder")
+                }
                 // The lead is lost, or this node stops: nothing that the Directory has to do with.
                 Err(error) => return Ok(Some(Failure::new(Reason::Unavailable, error))),
             },
         }
+        if self.known().is_some() {
+            // Once in a life, and nobody waits for it: the sync may block this thread.
+            self.folder.set_cluster_id(membership.cluster).context("join the Directory's cluster")?;
+            self.directories.belong_to(membership.cluster);
+        }
         tracing::info!(cluster = %membership.cluster, leads = lead.is_some(), "registered with the Directory");
         Ok(None)
+    }
+
+    /// What this node's group says that it belongs to.
+    fn known(&self) -> Option<Membership> {
+        self.progress.borrow().membership
+    }
+
+    /// Completes when a node that was registered before its group belonged to a cluster hears to which.
+    async fn told_of_cluster(&self) {
+        if self.folder.cluster_id().is_some() {
+            return std::future::pending().await;
+        }
+        let mut progress = self.progress.clone();
+        // The sender outlives this.
+        let _unheard = progress.wait_for(|progress| progress.membership.is_some()).await;
     }
 
     /// Where else the Directory is.

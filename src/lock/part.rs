@@ -23,7 +23,22 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Where the handlers find the driver while this node leads.
 #[derive(Clone)]
-pub(super) struct Door(watch::Sender<Behind>);
+pub(super) struct Door(watch::Sender<Doorway>);
+
+struct Doorway {
+    behind: Behind,
+    place: Place,
+}
+
+/// Whether this is the Lock service of its cluster: while another one is, two would grant the same lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Ours,
+    /// The Directory has given it to another service while all nodes of this one were down.
+    Lost,
+    /// The Directory has given it back; the lead does not know yet what the other service has granted.
+    Regained,
+}
 
 #[derive(Clone)]
 enum Behind {
@@ -34,22 +49,52 @@ enum Behind {
 
 impl Door {
     pub fn new() -> Self {
-        Self(watch::Sender::new(Behind::Starting))
+        Self(watch::Sender::new(Doorway { behind: Behind::Starting, place: Place::Ours }))
     }
 
     pub fn enter(&self) -> Result<Handle, Error> {
-        match &*self.0.borrow() {
-            Behind::Here(handle) => Ok(handle.clone()),
-            Behind::Elsewhere(leader) => Err(raft::Error::NotLeader { leader: leader.clone() }.into()),
-            Behind::Starting => Err(Error::Starting),
+        let Doorway { behind, place } = &*self.0.borrow();
+        match (place, behind) {
+            (Place::Lost, _) => Err(Error::Replaced),
+            (Place::Ours, Behind::Here(handle)) => Ok(handle.clone()),
+            (_, Behind::Elsewhere(leader)) => Err(raft::Error::NotLeader { leader: leader.clone() }.into()),
+            (Place::Regained, Behind::Here(_)) | (_, Behind::Starting) => Err(Error::Starting),
         }
+    }
+
+    /// The lead of this node, also while nobody else may enter.
+    pub fn lead(&self) -> Option<Handle> {
+        match &self.0.borrow().behind {
+            Behind::Here(handle) => Some(handle.clone()),
+            Behind::Elsewhere(_) | Behind::Starting => None,
+        }
+    }
+
+    pub fn place(&self) -> Place {
+        self.0.borrow().place
+    }
+
+    /// While it is lost nobody leads here.
+    pub fn set_place(&self, place: Place) {
+        self.0.send_if_modified(|doorway| std::mem::replace(&mut doorway.place, place) != place);
+    }
+
+    fn show(&self, behind: Behind) {
+        self.0.send_modify(|doorway| doorway.behind = behind);
+    }
+
+    /// Completes when the place is lost, or is not.
+    async fn until_lost(&self, lost: bool) {
+        let mut doorway = self.0.subscribe();
+        // The sender lives as long as this door.
+        let _unheard = doorway.wait_for(|doorway| (doorway.place == Place::Lost) == lost).await;
     }
 
     /// Completes when another lead of this node has begun than the one of `known`.
     pub async fn next_lead(&self, known: Option<&Handle>) -> Handle {
         let mut behind = self.0.subscribe();
         loop {
-            if let Behind::Here(handle) = &*behind.borrow_and_update()
+            if let Behind::Here(handle) = &behind.borrow_and_update().behind
                 && known.is_none_or(|known| !known.is_same(handle))
             {
                 return handle.clone();
@@ -61,7 +106,8 @@ impl Door {
 
     /// Whether somebody answers here, or it is known where.
     fn leads_somewhere(&self) -> bool {
-        matches!(&*self.0.borrow(), Behind::Here(_) | Behind::Elsewhere(Some(_)))
+        let doorway = self.0.borrow();
+        doorway.place != Place::Lost && matches!(doorway.behind, Behind::Here(_) | Behind::Elsewhere(Some(_)))
     }
 }
 
@@ -92,7 +138,7 @@ impl Part {
                     Ok(Ended::Stopped) => break Ok(()),
                     Err(error) => break Err(error),
                 },
-                Role::Other { leader } => drop(self.door.0.send_replace(Behind::Elsewhere(leader))),
+                Role::Other { leader } => self.door.show(Behind::Elsewhere(leader)),
                 Role::Ended if self.stop.is_cancelled() => break Ok(()),
                 Role::Ended => break Err(anyhow::anyhow!("the log or the tables have failed")),
             }
@@ -110,9 +156,16 @@ impl Part {
 
     /// What goes on while this node leads.
     async fn lead(&self, term: u64) -> anyhow::Result<Ended> {
+        // Whoever led before does not any more.
+        self.door.show(Behind::Elsewhere(None));
+        let beginning = async {
+            self.door.until_lost(false).await;
+            open::begin(&self.node, End::with(&self.stop)).await
+        };
         let begun = tokio::select! {
-            begun = open::begin(&self.node, End::with(&self.stop)) => begun,
+            begun = beginning => begun,
             () = self.node.group.leads_no_more(term) => return Ok(Ended::Deposed),
+            () = self.stop.cancelled() => return Ok(Ended::Stopped),
         };
         let (driver, handle) = match begun {
             Ok(begun) => begun,
@@ -124,11 +177,14 @@ impl Part {
             }
         };
         let end = handle.end();
-        self.door.0.send_replace(Behind::Here(handle));
+        self.door.show(Behind::Here(handle));
         tracing::info!(term, "leading");
         let lost = CancellationToken::new();
         let losing = async {
-            self.node.group.leads_no_more(term).await;
+            tokio::select! {
+                () = self.node.group.leads_no_more(term) => {}
+                () = self.door.until_lost(true) => {}
+            }
             end.lose_lead();
             lost.cancel();
             std::future::pending::<std::convert::Infallible>().await
@@ -139,7 +195,7 @@ impl Part {
         };
         if ended == Ended::Deposed {
             end.lose_lead();
-            self.door.0.send_replace(Behind::Elsewhere(None));
+            self.door.show(Behind::Elsewhere(None));
             if !lost.is_cancelled() {
                 tracing::warn!(term, "a decision may not have been taken; beginning anew");
                 tokio::time::sleep(PAUSE).await;
@@ -161,6 +217,25 @@ async fn tell_readiness(door: Door, mut progress: watch::Receiver<Progress>, rea
             // Neither sender ends before this does.
             _ = behind.changed() => {}
             _ = progress.changed() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_enters_while_the_place_is_lost() {
+        let door = Door::new();
+        assert_eq!(door.enter().err(), Some(Error::Starting));
+        door.show(Behind::Elsewhere(None));
+        let not_leader = Error::Group(raft::Error::NotLeader { leader: None });
+        for (place, refusal) in
+            [(Place::Lost, Error::Replaced), (Place::Regained, not_leader.clone()), (Place::Ours, not_leader)]
+        {
+            door.set_place(place);
+            assert_eq!(door.enter().err(), Some(refusal), "{place:?}");
         }
     }
 }

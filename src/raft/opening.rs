@@ -92,7 +92,8 @@ fn open_whole(options: &Options, store: &Store, machine: &dyn Machine) -> Result
         _ => {}
     }
     let founded = opened(log, Kept::default(), !options.has_state && applied.last.is_none());
-    founded.identity.learn(kept.and_then(|kept| kept.group).unwrap_or_else(GroupUid::draw))?;
+    // Never a name that was learned: that is of a group that others may be in.
+    founded.identity.learn(GroupUid::draw())?;
     if !founded.founds {
         // From before there was a log: the state counts as what the first entry has left. Or that was cut off.
         if applied.last.is_none() {

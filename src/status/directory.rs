@@ -56,9 +56,8 @@ impl From<Rejected> for Failure {
             GroupNotFound { group } => bad_argument("group").with("group", group),
             ExtentsChanged => failure(Reason::VersionMismatch),
             ServerNotFound { server } => failure(Reason::ServerNotFound).with("server", server),
-            ServerIdTaken { server } | LockServiceTaken { server } => {
-                failure(Reason::EntryExists).with("server", server)
-            }
+            ServerIdTaken { server } => failure(Reason::EntryExists).with("server", server),
+            LockServiceTaken { server } => failure(Reason::LockServiceTaken).with("server", server),
             NotAMember { server, group } => bad_argument("member_id").with("server", server).with("group", group),
             TakesNoWrites { server } => bad_argument("member_id").with("server", server),
             GroupMoves { group } => failure(Reason::EntryExists).with("group", group),

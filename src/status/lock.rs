@@ -8,6 +8,7 @@ impl From<Error> for Failure {
         let failure = |reason| Failure::new(reason, &error);
         match &error {
             Error::NotJoined | Error::Starting | Error::Stopping | Error::TooBusy => failure(Reason::Unavailable),
+            Error::Replaced => failure(Reason::NotLeader),
             Error::FencePending { path } => failure(Reason::Unavailable).with("path", path),
             Error::BadTtl { .. } => Failure::bad_argument("ttl_ms", &error),
             Error::ClientTooLong { .. } => Failure::bad_argument("client", &error),

@@ -84,6 +84,8 @@ reasons! {
     ServerInUse "SERVER_IN_USE" FailedPrecondition Never 4;
     /// The data folder's server was removed from the cluster; metadata `server`.
     ServerRemoved "SERVER_REMOVED" FailedPrecondition Never 4;
+    /// A node of another Lock service lives, and there is one in a cluster; metadata `server`.
+    LockServiceTaken "LOCK_SERVICE_TAKEN" FailedPrecondition Never 4;
     /// The write took too long or was given up, and can never be committed.
     WriteExpired "WRITE_EXPIRED" FailedPrecondition Never 4;
     /// The file has another version than the one named; metadata `expected`, `current`.

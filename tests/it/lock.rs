@@ -7,7 +7,7 @@ mod restarts;
 mod sessions;
 mod stalls;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use tokio::net::TcpListener;
 
@@ -32,13 +32,17 @@ pub struct Pair {
 
 pub async fn start_pair() -> Pair {
     let folder = tempfile::tempdir().expect("a folder");
-    let address = free_address().await;
-    let gate = Gate::before(&address).await;
-    // The map says no other way to it.
-    let advertise = ["--advertise", &gate.address];
-    let directory = start_directory_at(&address, &folder.path().join("directory"), &advertise).await;
+    let (directory, gate) = start_directory_behind_gate(&folder.path().join("directory")).await;
     let lock = start_lock(&folder.path().join("lock"), &gate.address).await;
     Pair { folder, directory, gate, lock }
+}
+
+/// The map says no other way to it.
+pub async fn start_directory_behind_gate(data: &Path) -> (RunningDirectory, Gate) {
+    let address = free_address().await;
+    let gate = Gate::before(&address).await;
+    let directory = start_directory_at(&address, data, &["--advertise", &gate.address]).await;
+    (directory, gate)
 }
 
 async fn free_address() -> String {

@@ -53,6 +53,10 @@ pub const LOCKS_MAX: usize = 1_000_000;
 const COUNTER_LAST: u64 = token::COUNTER_MAX - 2 * LOCKS_MAX as u64;
 /// Tokens that a service may have granted since the last one that the Directory has seen: hours of nothing but grants.
 const UNSEEN_MAX: u64 = 1 << 24;
+/// A service that begins takes for granted what one before it would have granted since 1970, had it granted a lock each so many ms.
+const MS_PER_GRANT: u64 = 10;
+/// A clock that is wrong must not use the tokens up.
+const CLOCK_COUNTER_MAX: u64 = token::COUNTER_MAX / 2;
 /// For so long a session that expired is told so, and its id cannot be used again.
 const EXPIRED_KEPT_MS: u64 = 3_600_000;
 const EXPIRED_MAX: usize = 100_000;
@@ -156,19 +160,20 @@ impl State {
     }
 
     /// A service that has lost its folder, or got an old copy of it back, has granted tokens that it knows nothing of. Newer
-    /// than all of them is what is far enough above the newest that the Directory has seen.
+    /// than all of them is what is far enough above the newest that the Directory has seen. It may have seen none of a service
+    /// before this one: so the first counter is no lower than the clock either, which no service outruns for long.
     fn join(&mut self, membership: Membership, newest: FencingToken, work: &mut Work) -> Result<Outcome, Error> {
-        match self.head.membership {
-            Some(known) if known == membership => {}
+        let is_first = match self.head.membership {
+            Some(known) if known == membership => false,
             Some(_) => return Err(Error::OtherCluster),
-            None => {
-                self.head.membership = Some(membership);
-                work.changed.push(Key::Head);
-            }
-        }
+            None => true,
+        };
         let seen = token::counter(newest);
-        if seen > self.head.counter {
-            self.head.counter = seen.saturating_add(UNSEEN_MAX).min(token::COUNTER_MAX);
+        if is_first || seen > self.head.counter {
+            let above = seen.saturating_add(UNSEEN_MAX).min(token::COUNTER_MAX);
+            let clock = if is_first { (work.time.0 / MS_PER_GRANT).min(CLOCK_COUNTER_MAX) } else { 0 };
+            self.head.counter = self.head.counter.max(above).max(clock);
+            self.head.membership = Some(membership);
             work.changed.push(Key::Head);
         }
         Ok(Outcome::Done)

@@ -6,9 +6,9 @@ use dfs::{
     types::{LockServiceId, StoreId},
 };
 
-use super::{LONG, SHORT};
+use super::{LONG, SHORT, start_directory_behind_gate};
 use crate::common::{
-    directory::{RunningDirectory, start_directory},
+    directory::RunningDirectory,
     expect_failure,
     gate::Gate,
     lock::{RunningLock, Session, start_lock, start_lock_node},
@@ -25,8 +25,7 @@ struct Trio {
 
 async fn start_trio() -> Trio {
     let folder = tempfile::tempdir().expect("a folder");
-    let directory = start_directory(&folder.path().join("directory"), &[]).await;
-    let gate = Gate::before(&directory.address).await;
+    let (directory, gate) = start_directory_behind_gate(&folder.path().join("directory")).await;
     let first = start_lock(&folder.path().join("lock-1"), &gate.address).await;
     let mut trio = Trio { folder, directory, gate, nodes: vec![first] };
     for id in ["lock-2", "lock-3"] {
@@ -172,12 +171,40 @@ async fn nodes_of_one_service_are_listed_and_a_foreign_service_is_refused() {
     };
     for service in [LockServiceId::random().to_string(), String::new()] {
         let refused = trio.directory.cluster().register_server(stranger(service)).await;
-        let refusal = expect_failure(refused, Reason::EntryExists);
+        let refusal = expect_failure(refused, Reason::LockServiceTaken);
         assert!(refusal.message.contains("--join"), "{refusal}");
     }
     assert_eq!(trio.listed().await.len(), 3);
     assert!(trio.health_codes().await.iter().all(|code| !code.starts_with("LOCK")));
     trio.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_was_replaced_grants_and_renews_nothing_until_its_successor_is_gone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (directory, gate) = start_directory_behind_gate(&folder.path().join("directory")).await;
+    let replaced = start_lock(&folder.path().join("lock-1"), &gate.address).await;
+    let (holder, next) = (replaced.open(LONG, "holder").await, replaced.open(LONG, "next").await);
+    let held = holder.acquire("/f").await.fencing_token;
+    let mut asking = next.ask("/f").await;
+    asking.position().await;
+    gate.shut();
+    let other = start_lock_node("other", &folder.path().join("other"), &directory.address, &[]).await;
+    wait_until("the other has the place", || other.is_serving()).await;
+    let granted = other.open(LONG, "elsewhere").await.acquire("/f").await.fencing_token;
+    assert!(granted > held);
+    gate.open();
+    wait_until("replaced", || async { !replaced.is_serving().await }).await;
+    expect_failure(asking.event().await, Reason::NotLeader);
+    expect_failure(holder.renew().await, Reason::NotLeader);
+    expect_failure(holder.release("/f", 0).await, Reason::NotLeader);
+    expect_failure(next.try_acquire("/g").await, Reason::NotLeader);
+    other.stop().await;
+    wait_until("the place is back", || replaced.is_serving()).await;
+    wait_until("it answers", || async { holder.renew().await.is_ok() }).await;
+    assert!(next.acquire("/g").await.fencing_token > held, "tokens go on rising");
+    replaced.stop().await;
+    directory.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

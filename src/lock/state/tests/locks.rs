@@ -145,3 +145,31 @@ fn tokens_are_above_all_that_the_directory_has_seen() {
     bench.restart();
     assert!(bench.granted(1, "/h", EXCLUSIVE).token > next);
 }
+
+#[test]
+fn a_service_that_begins_anew_is_above_what_one_before_it_granted_and_nobody_has_seen() {
+    let granted_after_a_start_at = |begun: u64, grants: u64| {
+        let mut state = State::default();
+        let mut commands = vec![
+            Command::Join { membership: a_membership(), newest: FencingToken(0) },
+            Command::OpenSession { session: session(1), ttl_ms: TTL_MS, client: String::new() },
+        ];
+        commands.extend((0..grants).map(|at| Command::Acquire {
+            session: session(1),
+            path: path(&format!("/{at}")),
+            mode: EXCLUSIVE,
+            if_held: IfHeld::Refuse,
+        }));
+        let applied = commands.iter().zip(1..).map(|(command, revision)| {
+            state.apply(Revision(revision), Timestamp(begun + revision), command).unwrap().outcome
+        });
+        match applied.last() {
+            Some(Outcome::Granted { grant, .. }) => grant.token,
+            other => panic!("{other:?}"),
+        }
+    };
+    let now = 1_800_000_000_000;
+    let lost = granted_after_a_start_at(now, 100);
+    assert!(granted_after_a_start_at(now + 3000, 1) > lost);
+    assert!(granted_after_a_start_at(u64::MAX / 2, 1) > lost, "a clock that is wrong uses no tokens up");
+}
