@@ -83,7 +83,7 @@ pub enum Rejected {
     ServerInUse { server: ServerId },
     #[error("{server} is up: it is not lost; drain it")]
     ServerNotLost { server: ServerId },
-    #[error("group {group} is in sync on {server} alone: without it, what the group holds is lost")]
+    #[error("no other server with all of group {group} is up: without {server}, data may be lost; start another first")]
     OnlyCopy { server: ServerId, group: GroupId },
     #[error("{server} was removed from the cluster; to use this machine again, start it with an empty data folder")]
     ServerRemoved { server: ServerId },

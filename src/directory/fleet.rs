@@ -79,6 +79,16 @@ impl Fleet {
         shed || finished || elected
     }
 
+    /// Ends a move that waits for a member who is dead. Whether that changed anything.
+    pub fn settle_without(&mut self, group: &mut Group, gone: &ServerId, arriving: &ServerId) -> bool {
+        let settled = group.is_arriving(arriving)
+            && group::settle_without(group, gone, |server| self.fitness_of(server), self.min_in_sync);
+        if settled {
+            self.tidy(group);
+        }
+        settled
+    }
+
     pub fn pass_on(&mut self, group: &mut Group) -> bool {
         let leaving = leaving(group);
         let fitness = |server: &ServerId| self.fitness_in(leaving.as_ref(), server);

@@ -81,6 +81,25 @@ pub(super) fn finish(group: &mut Group, fitness: impl Fn(&ServerId) -> Fitness, 
     true
 }
 
+/// A move whose arriving member is in sync, and whose leaving one cannot be spared, ends without `gone`, who is dead: the arriving
+/// member takes that place, and the leaving one stays. If `gone` is the arriving member itself the move is given up.
+/// Whether that changed anything.
+pub(super) fn settle_without(
+    group: &mut Group,
+    gone: &ServerId,
+    fitness: impl Fn(&ServerId) -> Fitness,
+    at_least: usize,
+) -> bool {
+    let Some(Replacement { arriving, .. }) = group.replacement.clone() else { return false };
+    let is_spared = !group.is_in_sync(gone) || group.in_sync.len() > at_least;
+    if !group.is_in_sync(&arriving) || !group.is_member(gone) || fitness(gone) > Fitness::Dead || !is_spared {
+        return false;
+    }
+    remove_member(group, gone);
+    group.replacement = None;
+    true
+}
+
 /// Gives up a move whose arriving member is not in sync: that one is no member any more. Whether that changed anything.
 pub(super) fn drop_arriving(group: &mut Group) -> bool {
     let Some(Replacement { arriving, .. }) = group.replacement.clone() else { return false };

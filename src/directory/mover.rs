@@ -66,6 +66,7 @@ pub async fn run(directory: Arc<Directory>) {
 async fn step(directory: &Directory, age: Duration, calm: &mut Calm) -> Result<(), Failure> {
     let Look { situation, rebalancing } = look(directory, age).await?;
     let mut steps = plan::drops(&situation);
+    steps.extend(plan::settlements(&situation));
     steps.extend(plan::repairs(&situation, Pace::Bounded).steps);
     let is_calm = calm.is_due(directory.maps.borrow().map_version, Instant::now());
     if rebalancing || is_calm {

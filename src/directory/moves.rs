@@ -44,7 +44,8 @@ fn put(tables: &mut Tables, group: &mut Group) -> Result<Effect, Error> {
     Ok(Effect::Changed(Outcome::Done))
 }
 
-/// A group gets a new member, in the place of `leaving` or in an empty one.
+/// A group gets a new member, in the place of `leaving` or in an empty one. One that has arrived already and waits for a
+/// place takes that of `leaving`, who is dead.
 pub(super) fn begin(
     tables: &mut Tables,
     group: GroupId,
@@ -53,11 +54,12 @@ pub(super) fn begin(
     arriving: &ServerId,
 ) -> Result<Effect, Error> {
     let mut config = group_at(tables, group, epoch)?;
+    let mut fleet = Fleet::load(tables)?;
     if config.replacement.is_some() {
-        return Err(Rejected::GroupMoves { group }.into());
+        let settled = leaving.is_some_and(|gone| fleet.settle_without(&mut config, gone, arriving));
+        return if settled { put(tables, &mut config) } else { Err(Rejected::GroupMoves { group }.into()) };
     }
     let copies = tables.cluster()?.settings.copies as usize;
-    let mut fleet = Fleet::load(tables)?;
     let can_arrive = !config.is_member(arriving)
         && fleet.fitness_of(arriving) == Fitness::Fit
         && !departures::has_departed(tables, arriving, group)?
@@ -145,11 +147,14 @@ pub(super) fn remove(tables: &mut Tables, server: &ServerId, lost: bool) -> Resu
     if !lost && !record.down && !record.draining {
         return Err(Rejected::ServerInUse { server: server.clone() }.into());
     }
-    if let Some(only) = groups.iter().find(|group| group.is_in_sync(server) && group.in_sync.len() == 1) {
-        return Err(Rejected::OnlyCopy { server: server.clone(), group: only.group }.into());
-    }
     if record.lost {
         return Ok(Effect::Nothing(Outcome::Done));
+    }
+    let fleet = Fleet::load(tables)?;
+    // One that is down counts for nothing: it may turn out to be lost too.
+    let lives = |member: &ServerId| member != server && fleet.fitness_of(member) > Fitness::Dead;
+    if let Some(only) = groups.iter().find(|group| group.is_in_sync(server) && !group.in_sync.iter().any(lives)) {
+        return Err(Rejected::OnlyCopy { server: server.clone(), group: only.group }.into());
     }
     tables.state.map_version += 1;
     if held == 0 {

@@ -53,6 +53,7 @@ pub struct Situation {
     /// Servers that may still hold blobs of groups that they left: they are not taken into those.
     pub departures: BTreeSet<(ServerId, GroupId)>,
     pub copies: usize,
+    pub min_in_sync: usize,
     /// Groups whose lead is better left where it is.
     pub uploading: BTreeSet<GroupId>,
 }
@@ -107,6 +108,22 @@ pub fn drops(situation: &Situation) -> Vec<Step> {
     };
     let drop = |group: &Group| Step::Drop { group: group.group, epoch: group.epoch };
     situation.groups.iter().filter(stuck).map(drop).collect()
+}
+
+/// Moves that cannot end, because the leaving member is needed while another is gone: the one that has arrived takes that place.
+pub fn settlements(situation: &Situation) -> Vec<Step> {
+    let is_gone =
+        |server: &&ServerId| situation.servers.get(*server).is_none_or(|facts| facts.standing == Standing::GivenUp);
+    let settlement = |group: &Group| {
+        let arriving =
+            &group.replacement.as_ref().filter(|replacement| group.is_in_sync(&replacement.arriving))?.arriving;
+        let is_spared = |member: &&ServerId| !group.is_in_sync(member) || group.in_sync.len() > situation.min_in_sync;
+        let gone = group.members.iter().filter(|member| is_gone(member) && is_spared(member));
+        let leaving = gone.min_by_key(|member| group.is_in_sync(member))?.clone();
+        let (group, epoch, arriving) = (group.group, group.epoch, arriving.clone());
+        Some(Step::Move { group, epoch, leaving: Some(leaving), arriving })
+    };
+    situation.groups.iter().filter_map(settlement).collect()
 }
 
 /// New members for groups that are short, or whose members are gone or drained.

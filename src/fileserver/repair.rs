@@ -29,7 +29,7 @@ use crate::{
     },
     pb::file_server_client::FileServerClient,
     serve,
-    types::{BlobId, GroupId, ServerId},
+    types::{BlobId, Epoch, GroupId, ServerId},
 };
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -137,7 +137,10 @@ async fn compare_doubtful(node: &Arc<Node>) {
 
 /// Fetches what others have and this server has not. Whether that settles the matter: it does when one member that is in
 /// sync, and not in doubt itself, had all of it; or when every one that may know more was asked.
+///
+/// Not if the group has changed meanwhile: a member that left it deletes what it has, and lists and gives less and less.
 async fn compare(node: &Arc<Node>, group: GroupId) -> bool {
+    let began = epoch(node, group);
     let mut all_asked = true;
     for peer in peers(node, group) {
         match timeout(STEP_TIMEOUT, compare_with(node, group, &peer)).await {
@@ -145,7 +148,7 @@ async fn compare(node: &Arc<Node>, group: GroupId) -> bool {
                 let (missing, is_measure) = (pass.missing_count, !pass.incomplete && pass.refused.is_none());
                 tracing::warn!(%group, peer = %peer.server, missing, is_measure, "compared with a member after damage");
                 if is_measure && peer.in_sync {
-                    return true;
+                    return is_unchanged(node, group, began).await;
                 }
             }
             Ok(Err(error)) => {
@@ -158,10 +161,25 @@ async fn compare(node: &Arc<Node>, group: GroupId) -> bool {
             }
         }
     }
-    if all_asked {
+    let settled = all_asked && is_unchanged(node, group, began).await;
+    if settled {
         tracing::error!(%group, "no member is known to have all that this server lost: what none of them has is lost");
     }
-    all_asked
+    settled
+}
+
+fn epoch(node: &Node, group: GroupId) -> Option<Epoch> {
+    node.map.now().group(group).map(|group| group.epoch)
+}
+
+/// Whether the group is as it began by what the Directory says now. While it cannot say, nothing is settled.
+async fn is_unchanged(node: &Node, group: GroupId, began: Option<Epoch>) -> bool {
+    let heard = node.refresh_map().await;
+    let unchanged = heard.is_ok() && began.is_some() && epoch(node, group) == began;
+    if !unchanged {
+        tracing::warn!(%group, "the group has changed while it was compared: it is compared again");
+    }
+    unchanged
 }
 
 async fn compare_with(node: &Arc<Node>, group: GroupId, peer: &Peer) -> Result<Pass, Error> {

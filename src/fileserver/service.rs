@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     error::Error,
-    losses,
+    leave, losses,
     node::Node,
     read,
     replication::{join, receiver},
@@ -83,7 +83,9 @@ impl FileServer for Service {
             _ => String::new(),
         };
         let blobs = records.iter().map(read::info).collect();
-        let incomplete = self.node.doubt.concerns(GroupId(request.group));
+        let group = GroupId(request.group);
+        // One that has left the group deletes what it has of it.
+        let incomplete = self.node.doubt.concerns(group) || !leave::is_member(&self.node, group);
         Ok(Response::new(pb::ListBlobsResponse { blobs, next_page_token, incomplete }))
     }
 

@@ -60,6 +60,7 @@ impl Situation {
             groups: view.groups()?,
             departures: view.departures()?,
             copies: view.settings().map_or(0, |settings| settings.copies as usize),
+            min_in_sync: view.settings().map_or(0, |settings| settings.min_in_sync as usize),
             uploading: stats.values().flat_map(|stats| stats.uploading.iter().copied()).collect(),
         })
     }

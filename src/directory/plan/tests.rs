@@ -38,6 +38,7 @@ fn a_situation(groups: Vec<Group>, servers: &[(&str, Standing)]) -> Situation {
         servers: servers.iter().map(|(name, standing)| (id(name), some_facts(*standing, ""))).collect(),
         departures: BTreeSet::new(),
         copies: 3,
+        min_in_sync: 2,
         uploading: BTreeSet::new(),
     }
 }
@@ -129,6 +130,23 @@ fn a_move_to_a_server_that_cannot_go_on_is_dropped() {
     for stuck in [Standing::Away, Standing::GivenUp, Standing::ReadOnly, Standing::Draining] {
         assert_eq!(drops(&with(stuck)), [Step::Drop { group: GroupId(0), epoch: Epoch(1) }]);
     }
+}
+
+#[test]
+fn who_has_arrived_takes_the_place_of_one_that_is_gone_when_the_leaving_one_is_needed() {
+    let mut group = a_group(0, &["a", "b", "c"]);
+    crate::directory::group::replace(&mut group, &id("c"), &id("d"));
+    group.in_sync = ids(&["b", "c"]);
+    let gone = Standing::GivenUp;
+    let servers = [("a", gone), ("b", gone), ("c", Standing::Draining), ("d", FIT), ("e", FIT)];
+    let settled = |group: &Group| settlements(&a_situation(vec![group.clone()], &servers));
+    assert_eq!(settled(&group), [], "d has not arrived yet");
+    group.in_sync = ids(&["b", "c", "d"]);
+    assert_eq!(settled(&group).iter().map(moved).collect::<Vec<_>>(), [(0, Some("a"), "d")]);
+    group.members = ids(&["b", "c", "d"]);
+    assert_eq!(settled(&group).iter().map(moved).collect::<Vec<_>>(), [(0, Some("b"), "d")]);
+    group.in_sync = ids(&["b", "d"]);
+    assert_eq!(settled(&group), [], "two must remain");
 }
 
 #[test]

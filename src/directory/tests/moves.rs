@@ -214,6 +214,43 @@ fn a_lost_server_that_cannot_be_spared_is_replaced_first() {
 }
 
 #[test]
+fn the_last_copies_are_not_given_up_one_after_the_other() {
+    let mut world = a_world_with(&["d"]);
+    for id in ["a", "b", "c"] {
+        mark_down(&mut world, id);
+    }
+    let in_sync = world.group(0).in_sync;
+    assert_eq!(in_sync, ids(&["b", "c"]));
+    for id in ["b", "c"] {
+        let only = world.try_apply(Command::RemoveServer { server: server(id), lost: true });
+        assert_eq!(only, Err(Rejected::OnlyCopy { server: server(id), group: GroupId(0) }));
+    }
+    world.expect(Command::MarkUp { server: server("c") });
+    world.expect(Command::RemoveServer { server: server("b"), lost: true });
+    mark_down(&mut world, "c");
+    world.expect(Command::RemoveServer { server: server("b"), lost: true });
+}
+
+#[test]
+fn a_move_ends_without_a_member_that_died_meanwhile() {
+    let mut world = a_world_with(&["d", "e"]);
+    world.expect(Command::DrainServer { server: server("c") });
+    begin(&mut world, 0, "c", "d").unwrap();
+    mark_down(&mut world, "a");
+    mark_down(&mut world, "b");
+    assert_eq!(join(&mut world, 0, "d").in_sync, ids(&["b", "c", "d"]));
+    assert_eq!(begin(&mut world, 0, "d", "d"), Err(Rejected::GroupMoves { group: GroupId(0) }), "d lives");
+    assert_eq!(begin(&mut world, 0, "b", "e"), Err(Rejected::GroupMoves { group: GroupId(0) }));
+    let settled = begin(&mut world, 0, "b", "d").unwrap();
+    assert_eq!(
+        (settled.members, settled.in_sync, settled.replacement),
+        (ids(&["a", "c", "d"]), ids(&["c", "d"]), None)
+    );
+    begin(&mut world, 0, "a", "e").unwrap();
+    assert_eq!(join(&mut world, 0, "e").members, ids(&["c", "d", "e"]));
+}
+
+#[test]
 fn nobody_waits_for_a_server_that_left_to_delete_garbage() {
     let mut world = a_world_with(&["d"]);
     let group = path("/f").group(4).unwrap().0;
@@ -361,6 +398,7 @@ impl Run {
     fn plan(&mut self) {
         let situation = self.situation();
         let mut steps = plan::drops(&situation);
+        steps.extend(plan::settlements(&situation));
         steps.extend(plan::repairs(&situation, Pace::Bounded).steps);
         steps.extend(plan::spread(&situation, Pace::Bounded).unwrap_or_default());
         for step in steps {
@@ -442,10 +480,11 @@ impl Run {
                 Op::MarkDown { .. } | Op::MarkReadOnly { .. } | Op::Evict { .. } | Op::Remove { lost: true, .. }
             );
             let joins = matches!(op, Op::Join { .. } | Op::Plan);
-            // Its replacement was in sync already, and it could not be spared before.
-            let gone = before.replacement.as_ref().is_some_and(|replacement| {
-                before.is_in_sync(&replacement.arriving) && !group.is_member(&replacement.leaving)
-            });
+            // Its replacement was in sync already, and it could not be spared before; or somebody else gave the place up.
+            let gone = before
+                .replacement
+                .as_ref()
+                .is_some_and(|replacement| before.is_in_sync(&replacement.arriving) && group.replacement.is_none());
             // When somebody joins, one that takes no writes may be spared as well.
             let least = before.in_sync.len() - usize::from(gone);
             assert!(takes_out || joins || group.in_sync.len() >= least, "{context}");
@@ -468,26 +507,37 @@ impl Run {
         }
     }
 
-    /// Everybody comes back, does its part, and nothing is under way any more.
-    fn settle(&mut self) {
+    /// Everybody comes back but the dead, does its part, and nothing is under way any more.
+    fn settle(&mut self, dead: &BTreeSet<usize>) {
         for (number, name) in NAMES.iter().enumerate() {
-            self.register(number);
             let id = server(name);
+            if dead.contains(&number) {
+                self.world.apply(&Command::ResumeServer { server: id.clone() });
+                self.world.apply(&Command::MarkDown { server: id });
+                continue;
+            }
+            self.register(number);
+            if !dead.is_empty() {
+                self.world.apply(&Command::ResumeServer { server: id.clone() });
+            }
             for command in [Command::MarkUp { server: id.clone() }, Command::MarkWritable { server: id.clone() }] {
                 self.world.apply(&command);
             }
         }
+        self.world.pass(REPAIR_AFTER);
         for _ in 0..200 {
             let before = groups(&self.world);
             self.plan();
-            for name in NAMES {
+            for (_, name) in NAMES.iter().enumerate().filter(|(number, _)| !dead.contains(number)) {
                 if !departures(&self.world, name).is_empty() {
                     self.empty(&server(name));
                 }
             }
             for group in 0..4 {
                 let config = self.world.group(group);
-                let lagging = config.members.iter().filter(|member| !config.is_in_sync(member));
+                let dead: Vec<ServerId> = dead.iter().map(|number| server(NAMES[*number])).collect();
+                let lagging =
+                    config.members.iter().filter(|member| !config.is_in_sync(member) && !dead.contains(member));
                 lagging.for_each(|member| self.join(group, member));
             }
             self.check(&before, &Op::Plan);
@@ -496,6 +546,9 @@ impl Run {
             }
         }
         let situation = self.situation();
+        if !dead.is_empty() {
+            return Self::check_healed(&situation);
+        }
         assert!(situation.is_level(), "{situation:#?}");
         assert_eq!(plan::repairs(&situation, Pace::Everything), plan::Plan::default());
         let record = |member: &ServerId| {
@@ -519,12 +572,25 @@ impl Run {
     }
 }
 
+impl Run {
+    /// Every group of which somebody in sync lives is whole, if there are enough servers for that.
+    fn check_healed(situation: &Situation) {
+        let is_gone = |server: &ServerId| situation.servers[server].standing == plan::Standing::GivenUp;
+        let fit = situation.servers.values().filter(|facts| facts.standing == plan::Standing::Fit).count();
+        for group in situation.groups.iter().filter(|group| fit >= 3 && !group.in_sync.iter().all(is_gone)) {
+            let is_whole = group.members.len() == 3 && group.in_sync == group.members && group.replacement.is_none();
+            assert!(is_whole && !group.members.iter().any(is_gone), "{group:?} of {situation:#?}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 8, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_every_member_in_sync_holds_every_blob_and_all_moves_end(
-        ops in proptest::collection::vec(an_op(), 1..100)
+        ops in proptest::collection::vec(an_op(), 1..100),
+        dead in proptest::collection::btree_set(0..NAMES.len(), 0..3),
     ) {
         let mut run = Run::new();
         for op in &ops {
@@ -532,6 +598,6 @@ proptest! {
             run.run(op);
             run.check(&before, op);
         }
-        run.settle();
+        run.settle(&dead);
     }
 }
