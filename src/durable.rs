@@ -199,6 +199,12 @@ pub fn atomic_replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     rename(&unfinished, path)
 }
 
+/// Gives a file a second name, durably. The name must be free. Blocks on the disk.
+pub fn hard_link(file: &Path, name: &Path) -> io::Result<()> {
+    fs::hard_link(file, name)?;
+    sync_dir(parent_of(name))
+}
+
 /// Gives a file, synced by the caller, another name in the same folder, durably.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;

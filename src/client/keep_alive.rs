@@ -13,7 +13,7 @@ use super::{
     Client, Error,
     call::{TRY_TIMEOUT_AMONG_SEVERAL, attempt, lock_client},
     channels::Purpose,
-    lease::Lease,
+    lease::{self, Lease},
 };
 use crate::{pb, status::Reason, types::SessionId};
 
@@ -76,7 +76,7 @@ async fn renew(client: &Client, id: SessionId, ttl: Duration, lease: &watch::Sen
                 answer = answers.message() => {
                     let answer = answer?.ok_or_else(|| Error::unreachable("the stream of renewals ended"))?;
                     let sent = unanswered.pop_front().ok_or_else(|| Error::malformed("an answer too many"))?;
-                    let ttl = Duration::from_millis(answer.ttl_ms);
+                    let ttl = lease::length(answer.ttl_ms)?;
                     lease.send_modify(|lease| lease.renew(sent, ttl, Instant::now()));
                     lease.borrow().check(Instant::now())?;
                 }

@@ -8,6 +8,19 @@ use std::time::{Duration, Instant};
 use super::Error;
 use crate::status::Reason;
 
+/// What a lease can last: a server that says anything else is not believed.
+const TTL_MIN: Duration = Duration::from_secs(1);
+const TTL_MAX: Duration = Duration::from_secs(600);
+
+/// A lease's length as a server says it.
+pub(super) fn length(ttl_ms: u64) -> Result<Duration, Error> {
+    let ttl = Duration::from_millis(ttl_ms);
+    match (TTL_MIN..=TTL_MAX).contains(&ttl) {
+        true => Ok(ttl),
+        false => Err(Error::malformed(format_args!("a lease of {ttl_ms} ms is not between 1 s and 10 min"))),
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Lease {
     until: Instant,
@@ -88,6 +101,15 @@ mod tests {
         let mut lease = Lease::new(start + TTL / 2, TTL);
         lease.renew(start, TTL, start + TTL / 2);
         assert_eq!(lease.until(), start + TTL / 2 + TTL);
+    }
+
+    #[test]
+    fn a_length_that_no_lease_has_is_refused() {
+        assert_eq!(length(1000).unwrap(), Duration::from_secs(1));
+        assert_eq!(length(600_000).unwrap(), Duration::from_secs(600));
+        for ttl_ms in [0, 999, 600_001, u64::MAX] {
+            assert!(length(ttl_ms).is_err(), "{ttl_ms}");
+        }
     }
 
     #[test]

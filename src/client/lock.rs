@@ -27,7 +27,7 @@ use super::{
     channels::Purpose,
     convert::{self, required},
     keep_alive::keep_alive,
-    lease::Lease,
+    lease::{self, Lease},
     retry::{Tries, jitter},
 };
 use crate::{
@@ -282,7 +282,7 @@ impl Client {
             async move { lock_client(channel).open_session(request).await }
         };
         let answer = self.lock("open the session", request, call).await?;
-        let ttl = Duration::from_millis(answer.ttl_ms);
+        let ttl = lease::length(answer.ttl_ms)?;
         let sent = began + Duration::from_millis(sent_after_ms.into_inner());
         let lease = Lease::new(sent, ttl);
         lease.check(Instant::now())?;
@@ -343,6 +343,9 @@ impl Client {
 
     /// For administrators: takes a lock from its holders. `None`: whoever they are. Answers the token that they are now
     /// older than; from then on nothing they write is committed.
+    ///
+    /// [`Reason::NotLockHolder`] that [`Error::may_have_taken_effect`] comes after a try without an answer: that one may have
+    /// broken it, or the holder has released it meanwhile.
     pub async fn break_lock(&self, path: &Path, token: Option<FencingToken>) -> Result<FencingToken, Error> {
         // Named, so that a second try cannot break whoever was granted the lock after the first.
         let token = match token {

@@ -117,7 +117,9 @@ impl FanOut {
             listeners.progress.receiver_count() > 0
         });
         if !heard {
-            self.graces.set(claim, now + GRACE);
+            // A longer one runs since a restart.
+            let until = self.graces.get(&claim).unwrap_or_default().max(now + GRACE);
+            self.graces.set(claim, until);
         }
     }
 
@@ -223,5 +225,23 @@ impl FanOut {
     /// When the next grace is over.
     pub fn next_grace(&self) -> Option<Duration> {
         self.graces.next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{FencingToken, LockMode, Timestamp};
+
+    #[test]
+    fn a_grant_does_not_shorten_the_time_that_a_waiter_has_after_a_restart() {
+        let claim: Claim = (SessionId::from_bytes([1; 16]), Path::root());
+        let grant = Grant { mode: LockMode::Exclusive, token: FencingToken(1), time: Timestamp(1) };
+        let mut fan_out = FanOut::default();
+        fan_out.graces.set(claim.clone(), GRACE_AFTER_RESTART);
+        fan_out.granted(claim.clone(), grant, Duration::ZERO);
+        assert_eq!(fan_out.next_grace(), Some(GRACE_AFTER_RESTART));
+        fan_out.granted(claim, grant, GRACE_AFTER_RESTART);
+        assert_eq!(fan_out.next_grace(), Some(GRACE_AFTER_RESTART + GRACE));
     }
 }

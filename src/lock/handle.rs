@@ -206,7 +206,7 @@ impl Handle {
     fn silence(&self) -> Error {
         match self.end.lead_lost.get() {
             Some(()) => Error::Group(raft::Error::LeadLost { leader: None }),
-            None => Error::Stopping,
+            None => Error::Group(raft::Error::Ended),
         }
     }
 

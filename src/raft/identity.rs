@@ -139,6 +139,14 @@ impl Identity {
         Ok(())
     }
 
+    /// The group's own list of its nodes is known from now on. Blocking.
+    pub fn forget_addresses(&self) -> io::Result<()> {
+        let kept = Kept { addresses: Vec::new(), ..self.kept().clone() };
+        kept.write(&self.folder)?;
+        *self.kept.write().unwrap_or_else(PoisonError::into_inner) = kept;
+        Ok(())
+    }
+
     /// Whether what a message says is this node's group. `None`: this node has none yet.
     pub fn compare(&self, theirs: GroupUid) -> Option<Result<(), Error>> {
         let ours = self.group()?;
@@ -171,6 +179,8 @@ mod tests {
         let identity = Identity::new(folder.path(), "directory", rejoined.clone());
         assert!(identity.compare(group).is_none(), "it has none yet");
         identity.learn(group).unwrap();
+        identity.forget_addresses().unwrap();
+        let rejoined = Kept { addresses: Vec::new(), ..rejoined };
         assert_eq!(Kept::read(folder.path()).unwrap(), Some(Kept { group: Some(group), ..rejoined }));
         assert_eq!(identity.compare(group), Some(Ok(())));
         assert!(matches!(identity.compare(other), Some(Err(Error::OtherGroup { .. }))));

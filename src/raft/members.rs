@@ -246,6 +246,19 @@ impl Group {
             }
             sleep(JOIN_PAUSE).await;
         }
+        self.forget_earlier_self().await;
+    }
+
+    /// A member that is removed later must not come back by what its earlier self knew.
+    async fn forget_earlier_self(&self) {
+        if self.identity.addresses().is_empty() {
+            return;
+        }
+        let identity = self.identity.clone();
+        let forgotten = tokio::task::spawn_blocking(move || identity.forget_addresses()).await;
+        if let Err(error) = forgotten.map_err(std::io::Error::other).flatten() {
+            tracing::warn!(%error, "the addresses that an earlier self knew are kept until the next start");
+        }
     }
 
     /// Whether the group goes on without this node. A log that was just opened has told nothing yet.

@@ -11,7 +11,7 @@ use super::{
     rejoining,
     snapshot::remove_leftovers,
     state_machine::Machine,
-    store::{Applied, Store, StoreError, read_applied, write_applied},
+    store::{Applied, Store, StoreError, read_applied, read_begun_as, write_applied},
     types::{LogId, Membership, Node, NodeId, StoredMembership},
 };
 
@@ -66,6 +66,10 @@ fn open_whole(options: &Options, store: &Store, machine: &dyn Machine) -> Result
     let folder = &options.folder;
     let kept = expect_whole(Kept::read(folder))?;
     let log = expect_whole(Log::open(folder))?;
+    let looking = store.begin_read()?;
+    let (applied, begun_as) = (read_applied(&looking)?, read_begun_as(&looking)?);
+    drop(looking);
+    expect_same_self(&log, kept.as_ref(), &applied, begun_as)?;
     let opened = |log, kept: Kept, founds| Opened {
         log,
         founds,
@@ -77,11 +81,11 @@ fn open_whole(options: &Options, store: &Store, machine: &dyn Machine) -> Result
         let nameless = || Kept { group: Some(GroupUid::NONE), ..Kept::default() };
         return Ok(opened(log, kept.unwrap_or_else(nameless), false));
     }
-    if let Some(kept) = kept.clone().filter(|kept| kept.node.is_some()) {
-        rejoining::begin_empty(store, machine)?;
+    if let Some((kept, node)) = kept.and_then(|kept| kept.node.map(|node| (kept, node))) {
+        rejoining::begin_empty(store, machine, node)?;
         return Ok(opened(log, kept, false));
     }
-    let (applied, first) = (read_applied(&store.begin_read()?)?, log_id(0, 0));
+    let first = log_id(0, 0);
     match applied.last {
         // Whatever it was to be a member of, it has promised nothing there.
         None if options.joins && !options.has_state => return Ok(opened(log, Kept::default(), false)),
@@ -102,6 +106,28 @@ fn open_whole(options: &Options, store: &Store, machine: &dyn Machine) -> Result
         founded.log.begin_after(first)?;
     }
     Ok(founded)
+}
+
+/// Who a node is stands beside its log, and the tables know who began them: if they do not agree, what a self has promised
+/// that may have voted is lost.
+fn expect_same_self(
+    log: &Log,
+    kept: Option<&Kept>,
+    applied: &Applied,
+    begun_as: Option<NodeId>,
+) -> Result<(), Unopened> {
+    match (kept.and_then(|kept| kept.node), begun_as) {
+        (None, Some(begun)) => {
+            Err(Unopened::Lost(format!("the tables are those of node {begun}, but its log is gone")))
+        }
+        (Some(node), Some(begun)) if node != begun && !log.is_new() => {
+            Err(Unopened::Lost(format!("the tables are those of node {begun}, but the log is that of node {node}")))
+        }
+        (Some(node), _) if log.is_new() && applied.membership.membership().get_node(&node).is_some() => {
+            Err(Unopened::Lost(format!("node {node} is a member of its group, but its log is gone")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Makes a state without a log the beginning of a group of one. Blocking.

@@ -8,7 +8,7 @@
 //! Nothing is deleted: what was found is set aside. Each step is whole, and a start goes on where the one before was cut off.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -16,7 +16,8 @@ use super::{
     group::Options,
     identity::Kept,
     state_machine::Machine,
-    store::{Applied, Store, StoreError, read_applied},
+    store::{Applied, Store, StoreError, read_applied, read_begun_as, write_begun_as},
+    types::NodeId,
 };
 use crate::durable;
 
@@ -70,18 +71,27 @@ pub fn set_aside(options: &Options, applied: &Applied, what: &str) -> anyhow::Re
     Ok(())
 }
 
-/// A new self begins without the state of the earlier one, which is set aside. Blocking.
-pub fn begin_empty(store: &Store, machine: &dyn Machine) -> Result<(), StoreError> {
-    if read_applied(&store.begin_read()?)?.last.is_none() {
+/// A new self begins without the state of the earlier one, which is set aside, and notes in the tables who it is. Blocking.
+pub fn begin_empty(store: &Store, machine: &dyn Machine, node: NodeId) -> Result<(), StoreError> {
+    let transaction = store.begin_read()?;
+    let (is_empty, begun_as) = (read_applied(&transaction)?.last.is_none(), read_begun_as(&transaction)?);
+    drop(transaction);
+    if is_empty {
+        if begun_as != Some(node) {
+            let transaction = store.begin_write()?;
+            write_begun_as(&transaction, node)?;
+            transaction.commit()?;
+        }
         return Ok(());
     }
     let own = store.path()?;
-    fs::hard_link(own, free_name(own)?)?;
+    durable::hard_link(own, &free_name(own)?)?;
     let path = store.successor_path()?.with_added_extension("empty");
     durable::remove_file(&path)?;
     let empty = store.open_successor(&path)?;
     let transaction = empty.begin_write()?;
     machine.prepare(&transaction)?;
+    write_begun_as(&transaction, node)?;
     transaction.commit()?;
     store.replace(empty, &path)
 }

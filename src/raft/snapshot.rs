@@ -11,7 +11,10 @@ use redb::{
     Database, Durability, Key, ReadTransaction, ReadableTable, TableDefinition, TableHandle, Value, WriteTransaction,
 };
 
-use super::store::{Applied, Store, StoreError, write_applied};
+use super::{
+    store::{Applied, Store, StoreError, read_begun_as, write_applied, write_begun_as},
+    types::NodeId,
+};
 use crate::{durable, pb, types::crc32c};
 
 /// Rows of one message.
@@ -134,6 +137,8 @@ impl Drop for Received {
 pub struct Receiving {
     tables: Tables,
     received: Received,
+    /// As the store says it.
+    begun_as: Option<NodeId>,
     /// The rows since the last transaction began.
     transaction: Option<WriteTransaction>,
     messages: u32,
@@ -170,7 +175,8 @@ impl Receiving {
         let path = store.successor_path()?.with_added_extension(number.to_string());
         remove_if_there(&path)?;
         let received = Received { database: Some(store.open_successor(&path)?), path };
-        Ok(Self { tables, received, transaction: None, messages: 0, rows: 0 })
+        let begun_as = read_begun_as(&store.begin_read()?)?;
+        Ok(Self { tables, received, begun_as, transaction: None, messages: 0, rows: 0 })
     }
 
     fn database(&self) -> Result<&Database, StoreError> {
@@ -212,6 +218,9 @@ impl Receiving {
             table.create(&transaction)?;
         }
         write_applied(&transaction, applied)?;
+        if let Some(node) = self.begun_as {
+            write_begun_as(&transaction, node)?;
+        }
         transaction.commit()?;
         Ok(self.received)
     }

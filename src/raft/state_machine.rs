@@ -61,10 +61,13 @@ impl StateMachine {
     /// Applies a batch and answers.
     async fn apply_batch(&mut self, batch: Vec<EntryResponder<Types>>) -> io::Result<()> {
         self.entries += batch.len();
-        let durability = match self.entries >= DURABLE_ENTRIES || self.durable.elapsed() >= DURABLE_INTERVAL {
-            true => Durability::Immediate,
-            false => Durability::None,
-        };
+        // Who votes must not be forgotten with the log.
+        let members_change = batch.iter().any(|(entry, _)| matches!(entry.payload, Payload::Membership(_)));
+        let durability =
+            match members_change || self.entries >= DURABLE_ENTRIES || self.durable.elapsed() >= DURABLE_INTERVAL {
+                true => Durability::Immediate,
+                false => Durability::None,
+            };
         let (store, machine) = (self.store.clone(), self.machine.clone());
         let applying = tokio::task::spawn_blocking(move || apply(&store, &*machine, batch, durability));
         let answers = applying.await.map_err(io::Error::other)??;

@@ -15,7 +15,7 @@ use redb::{Database, Durability, ReadTransaction, ReadableDatabase, ReadableTabl
 
 use super::{
     convert::{log_id_in, log_id_out, membership_in, membership_out},
-    types::{LogId, StoredMembership},
+    types::{LogId, NodeId, StoredMembership},
 };
 use crate::{durable, pb};
 
@@ -24,6 +24,7 @@ const RAFT: TableDefinition<&str, &[u8]> = TableDefinition::new("raft");
 const APPLIED: &str = "applied";
 const MEMBERSHIP_LOG_ID: &str = "membership_log_id";
 const MEMBERSHIP: &str = "membership";
+const BEGUN_AS: &str = "begun_as";
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -158,6 +159,25 @@ fn applied_in(table: &impl ReadableTable<&'static str, &'static [u8]>) -> Result
     };
     let membership = membership.ok_or(StoreError::Damaged("the membership is none"))?;
     Ok(Applied { last: log_id(APPLIED)?, membership: StoredMembership::new(log_id(MEMBERSHIP_LOG_ID)?, membership) })
+}
+
+/// Under which id of its node the database was begun empty, since an earlier self was lost; `None`: under that of the data
+/// folder. It stands beside the tables so that it is there when all of the log's folder is lost.
+pub fn read_begun_as(transaction: &ReadTransaction) -> Result<Option<NodeId>, StoreError> {
+    let table = match transaction.open_table(RAFT) {
+        Ok(table) => table,
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let Some(bytes) = table.get(BEGUN_AS)? else { return Ok(None) };
+    let bytes = bytes.value().try_into().map_err(|_| StoreError::Damaged("a node's id has 8 bytes"))?;
+    Ok(Some(NodeId::from_le_bytes(bytes)))
+}
+
+/// Says so with this transaction.
+pub fn write_begun_as(transaction: &WriteTransaction, node: NodeId) -> Result<(), StoreError> {
+    transaction.open_table(RAFT)?.insert(BEGUN_AS, node.to_le_bytes().as_slice())?;
+    Ok(())
 }
 
 /// Says what is applied with this transaction.

@@ -7,7 +7,8 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let failure = |reason| Failure::new(reason, &error);
         match &error {
-            Error::NotJoined | Error::Starting | Error::Stopping | Error::TooBusy => failure(Reason::Unavailable),
+            Error::NotJoined | Error::Starting | Error::Stopping => failure(Reason::Unavailable),
+            Error::TooBusy => failure(Reason::Unavailable).with("outcome", "unknown"),
             Error::Replaced => failure(Reason::NotLeader),
             Error::FencePending { path } => failure(Reason::Unavailable).with("path", path),
             Error::BadTtl { .. } => Failure::bad_argument("ttl_ms", &error),

@@ -10,8 +10,10 @@ impl From<Error> for Failure {
             Error::NotLeader { leader } => led_by(failure(Reason::NotLeader), leader),
             Error::LeadLost { leader } => led_by(failure(Reason::NotLeader).with("outcome", "unknown"), leader),
             Error::NoQuorum => failure(Reason::NoQuorum),
-            Error::Ended | Error::Busy => failure(Reason::Unavailable),
-            Error::TimedOut => failure(Reason::DeadlineExceeded),
+            Error::Busy => failure(Reason::Unavailable),
+            // What was proposed may be in the log.
+            Error::Ended => failure(Reason::Unavailable).with("outcome", "unknown"),
+            Error::TimedOut => failure(Reason::DeadlineExceeded).with("outcome", "unknown"),
             Error::UnknownMember { server } => failure(Reason::ServerNotFound).with("server", server),
             Error::OnlyVoter { server } | Error::NotAVoter { server } => {
                 failure(Reason::BadArgument).with("field", "server_id").with("server", server)
@@ -33,5 +35,21 @@ fn led_by(failure: Failure, leader: &Option<Node>) -> Failure {
             failure.with("leader_address", &leader.address).with("leader_external_address", &leader.external_address)
         }
         None => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_happened_says_so_and_what_has_not_does_not() {
+        let outcome = |error: Error| Failure::from(error).metadata.get("outcome").cloned();
+        for error in [Error::LeadLost { leader: None }, Error::Ended, Error::TimedOut] {
+            assert_eq!(outcome(error.clone()).as_deref(), Some("unknown"), "{error}");
+        }
+        for error in [Error::NotLeader { leader: None }, Error::NoQuorum, Error::Busy] {
+            assert_eq!(outcome(error.clone()), None, "{error}");
+        }
     }
 }

@@ -240,10 +240,12 @@ async fn count_up(client: Client, path: Path, stop: CancellationToken, turns: mp
         let content = (number + 1).to_string();
         match client.write_bytes(&path, WriteOptions::replace(precondition), content.into_bytes()).await {
             Ok(_) => count.acknowledged += 1,
-            // Only one whose lease was lost may be refused so, and then nothing happened.
-            Err(error) if error.reason() == Reason::FencingTokenStale => continue,
             Err(error) if error.may_have_taken_effect() => {
                 count.unknown += 1;
+                continue;
+            }
+            Err(error) if error.reason() == Reason::FencingTokenStale => {
+                assert!(guard.session().check().is_err(), "{path} was taken from a holder that lives: {error}");
                 continue;
             }
             Err(error) => panic!("{error}"),

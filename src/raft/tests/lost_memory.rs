@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use super::*;
+use super::{types::StoredMembership, *};
 
 fn log_folder(node: &TestNode) -> PathBuf {
     node.folder.path().join("raft")
@@ -135,4 +135,57 @@ async fn a_crash_in_the_middle_of_setting_aside_is_gone_on_from() {
     assert_ne!(nodes[broken].group().node, nodes[broken].id);
     wait_until("all vote", || nodes[leader].voters() == 3 && nodes[broken].count("word") == 1).await;
     assert_eq!(aside(&nodes[broken]), ["raft.damaged-1", "words.redb.damaged-1"]);
+}
+
+#[tokio::test]
+async fn a_second_loss_revives_no_earlier_self() {
+    let mut nodes = three_nodes().await;
+    let leader = leader_of(&nodes).await;
+    let broken = (leader + 1) % 3;
+    nodes[leader].say("word").await.unwrap();
+    make_durable(&nodes[broken]).await;
+    nodes[broken].kill().await;
+    let others = vec![nodes[leader].address.clone()];
+    let mut selves = vec![nodes[broken].id];
+    for _ in 0..3 {
+        // The tables are empty from the second time on.
+        lose_log(&nodes[broken]);
+        let started = nodes[broken].try_start(others.clone()).await.unwrap();
+        assert!(!selves.contains(&started.node), "{} of {selves:?}", started.node);
+        selves.push(started.node);
+        started.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_rejoined_voter_whose_log_is_lost_but_not_its_name_is_another_node() {
+    let mut nodes = three_nodes().await;
+    let leader = leader_of(&nodes).await;
+    let broken = (leader + 1) % 3;
+    nodes[leader].say("word").await.unwrap();
+    make_durable(&nodes[broken]).await;
+    nodes[broken].kill().await;
+    lose_log(&nodes[broken]);
+    nodes[broken].restart().await;
+    let rejoined = nodes[broken].group().node;
+    let votes = |membership: &StoredMembership| membership.voter_ids().any(|voter| voter == rejoined);
+    wait_until("it votes and knows it", || {
+        votes(&nodes[broken].group().metrics().committed_membership_config) && nodes[broken].voters() == 3
+    })
+    .await;
+    wait_until("it has applied that", || {
+        let transaction = nodes[broken].running.as_ref().unwrap().store.begin_read().unwrap();
+        votes(&super::super::store::read_applied(&transaction).unwrap().membership)
+    })
+    .await;
+    nodes[broken].kill().await;
+    for entry in fs::read_dir(log_folder(&nodes[broken])).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().is_some_and(|name| name != "GROUP") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    nodes[broken].restart().await;
+    let now = nodes[broken].group().node;
+    assert!(now != rejoined && now != nodes[broken].id);
 }
