@@ -11,6 +11,7 @@ use crate::{
 use super::{
     command::ServerKind,
     error::StorageError,
+    fence,
     model::{Counts, ServerRecord},
     records::server_kind_out,
     tables::{self, read_stored, totals_in},
@@ -46,14 +47,10 @@ impl View {
         servers.collect()
     }
 
-    /// The newest fencing token that was seen for any path; 0 if none was. Looks at every fence.
+    /// The newest fencing token that was seen for any path; 0 if none was.
     pub fn newest_token(&self) -> Result<FencingToken, StorageError> {
-        let table = self.transaction.open_table(tables::FENCES)?;
-        let mut newest = self.state.fence_floor;
-        for row in table.iter()? {
-            newest = newest.max(row?.1.value().0);
-        }
-        Ok(FencingToken(newest))
+        let fences = self.transaction.open_table(tables::FENCES)?;
+        Ok(FencingToken(fence::newest(&self.state, &fences)?))
     }
 
     /// At most `limit` blobs that the server is to delete and has not said to have deleted.

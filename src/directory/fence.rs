@@ -17,7 +17,7 @@ use crate::{
 use super::{
     command::Outcome,
     error::{Error, Rejected, StorageError},
-    model::Fence,
+    model::{Fence, State},
     state::Effect,
     tables::Tables,
 };
@@ -51,12 +51,29 @@ pub(super) fn raise(tables: &mut Tables, path: &Path, given: Option<FencingToken
     if given.0 <= known.map_or(tables.state.fence_floor, |fence| fence.token) {
         return Ok(false);
     }
+    let newest = newest(&tables.state, &tables.fences)?;
+    tables.state.newest_token = Some(newest.max(given.0));
     tables.fences.insert(path.as_str(), (given.0, tables.time.0))?;
     // The queue has one row per path, under the time at which the fence was first raised or last found too young.
     if known.is_none() {
         tables.fence_times.insert((tables.time.0, path.as_str()), ())?;
     }
     Ok(true)
+}
+
+/// The newest token that was seen for any path; 0 if none was. Looks at every fence where that was not kept yet.
+pub(super) fn newest(
+    state: &State,
+    fences: &impl ReadableTable<&'static str, (u64, u64)>,
+) -> Result<u64, StorageError> {
+    if let Some(newest) = state.newest_token {
+        return Ok(newest);
+    }
+    let mut newest = state.fence_floor;
+    for row in fences.iter()? {
+        newest = newest.max(row?.1.value().0);
+    }
+    Ok(newest)
 }
 
 /// For the Lock service: it has granted this token, and the holder before it is gone.

@@ -170,6 +170,8 @@ pub(super) struct State {
     pub horizon_time: Timestamp,
     /// Fencing tokens below are stale for every path without a fence of its own.
     pub fence_floor: u64,
+    /// The newest token seen for any path; `None`: to be looked for among the fences, as in a database from before it was kept.
+    pub newest_token: Option<u64>,
     pub blob_count: u64,
     pub garbage_blob_count: u64,
     /// Somebody has asked for the groups to be spread evenly, and it is not done yet.

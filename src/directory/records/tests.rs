@@ -125,6 +125,7 @@ fn the_cluster_is_read_as_written() {
             horizon: Revision(5),
             horizon_time: Timestamp(6),
             fence_floor: 7,
+            newest_token: Some(10),
             blob_count: 8,
             garbage_blob_count: 9,
             rebalancing: true,
