@@ -201,6 +201,7 @@ fn assemble(
         tasks: TaskTracker::new(),
         shutdown: shutdown.clone(),
         budget: Budget::default(),
+        settle_rounds: Default::default(),
         sources: Default::default(),
         counts: Default::default(),
         losses: Default::default(),

@@ -109,6 +109,8 @@ pub struct Node {
     pub tasks: TaskTracker,
     pub shutdown: CancellationToken,
     pub budget: Budget,
+    /// Rounds of settling that have ended well.
+    pub settle_rounds: AtomicU64,
     pub sources: AtomicU64,
     pub counts: Counts,
     pub losses: Losses,

@@ -1,6 +1,6 @@
 //! The handlers of `dfs.v1.FileServer`: parse, one call, answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use tonic::{Request, Response, Status, Streaming};
 
@@ -139,6 +139,7 @@ impl FileServer for Service {
             store_report: Some(losses::report(&self.node)),
             scrub_read_bytes: status.scrub_read_bytes,
             scrub_total_bytes: status.log_bytes,
+            settle_round_count: self.node.settle_rounds.load(Ordering::Relaxed),
         }))
     }
 

@@ -9,7 +9,11 @@
 //! of the upload, the upload would fail. So it asks without abandoning, and hears what the primary or the Directory has
 //! decided; only when no write can be as old as the blob does it abandon it by itself, in case the primary never had it.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -69,6 +73,7 @@ async fn settle_due(node: &Node) {
             }
         }
     }
+    node.settle_rounds.fetch_add(1, Ordering::Relaxed);
 }
 
 fn due(node: &Node) -> Vec<(Say, Staged)> {

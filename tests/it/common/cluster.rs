@@ -290,6 +290,18 @@ impl Cluster {
         .await;
     }
 
+    /// Waits until every server that runs has gone so often more through what is staged.
+    pub async fn wait_until_settled_again(&self, rounds: u64) {
+        let count = async |id: &str| {
+            let status = self.server(id).get_status(pb::GetStatusRequest {}).await;
+            status.expect("a status").into_inner().settle_round_count
+        };
+        for id in self.servers.keys() {
+            let before = count(id).await;
+            wait_until("rounds of settling", async || count(id).await >= before + rounds).await;
+        }
+    }
+
     /// Stops the Directory; answers where it was.
     pub async fn stop_directory(&mut self) -> String {
         let address = self.directory.address.clone();

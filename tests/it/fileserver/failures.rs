@@ -160,8 +160,8 @@ async fn a_write_that_outlives_the_time_of_staging_is_not_settled_under_its_hand
     let (write_id, data) = (WriteId::random(), some_bytes(4, 500_000));
     stream.begin(write_id, replace("/slow", 0)).await;
     stream.data(write_id, &data).await;
-    // Many times what a blob may stay staged; settling has looked at it again and again.
-    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    // Rounds are half of what a blob may stay staged apart: all but the first have found it due.
+    cluster.wait_until_settled_again(10).await;
     stream.end(write_id, &data).await;
     assert_eq!(stream.answer(write_id).await.expect("written").version, 1);
     cluster.wait_until_blobs(1).await;
