@@ -85,6 +85,10 @@ impl Client {
     }
 
     async fn remove(&self, server: &str, lost: bool) -> Result<u32, Error> {
+        // The Directory takes one that it does not know for removed: so a call may be tried again.
+        if !self.servers().await?.fileservers.iter().any(|known| known.server.as_str() == server) {
+            return Err(Error::new(Reason::ServerNotFound, format!("server {server} is not registered")));
+        }
         let request = pb::RemoveServerRequest { server_id: server.to_owned(), lost };
         let call = |channel, request| async move { cluster_client(channel).remove_server(request).await };
         Ok(self.directory("remove a server", request, call).await?.remaining_group_count)

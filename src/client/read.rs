@@ -153,6 +153,10 @@ impl Client {
                 Err(error) if error.reason() == Reason::VersionNotFound && lookups < LOOKUPS_MAX => {
                     lookups += 1;
                     tracing::debug!(path = %file.path, %error, "looking the file up again");
+                    // Its group may have moved to other servers.
+                    if let Err(error) = self.refresh_map().await {
+                        tracing::debug!(%error, "the cluster map could not be refreshed");
+                    }
                     let located = self.lookup_inode(file.inode, Some(file.version), AsOf::Now).await?;
                     if located.entry.size != file.size {
                         return Err(Error::malformed("a version has changed its size"));

@@ -17,10 +17,8 @@ use super::{
     blobs,
     command::{Outcome, ServerKind},
     error::{Error, StorageError},
-    fleet::all_groups,
-    model::ServerRecord,
+    fleet::{all_groups, all_servers},
     moves,
-    records::server_kind_out,
     state::Effect,
     tables::{self, Tables},
     view::View,
@@ -28,27 +26,33 @@ use super::{
 
 /// Puts a group's configuration, and notes who has left it with that.
 pub(super) fn put_group(tables: &mut Tables, group: &Group) -> Result<(), Error> {
+    if put_one_of_many(tables, group)? { forget_placeless(tables) } else { Ok(()) }
+}
+
+/// As [`put_group`], for whoever puts many groups and calls [`forget_placeless`] after them. Whether a member has left.
+pub(super) fn put_one_of_many(tables: &mut Tables, group: &Group) -> Result<bool, Error> {
     let before = tables.groups.get(group.group.0)?;
     tables.groups.put(group.group.0, group)?;
     let members = before.map(|before| before.members).unwrap_or_default();
+    let mut left = false;
     for server in members.iter().filter(|member| !group.is_member(member)) {
         tables.departures.insert((server.as_str(), group.group.0), group.epoch.0)?;
         tables.stale_deletions.insert(server.as_str(), 0)?;
-        let record = tables.servers.get((server_kind_out(ServerKind::FileServer), server.as_str()))?;
-        if let Some(record) = record.filter(|record| record.lost) {
-            forget_if_placeless(tables, &record)?;
-        }
+        left = true;
     }
-    Ok(())
+    Ok(left)
 }
 
-/// One that is lost goes with its last place.
-fn forget_if_placeless(tables: &mut Tables, record: &ServerRecord) -> Result<(), Error> {
-    let server = &record.registration.server;
-    if all_groups(tables)?.iter().any(|group| group.is_member(server)) {
+/// Servers that are lost go with their last place.
+pub(super) fn forget_placeless(tables: &mut Tables) -> Result<(), Error> {
+    let mut lost = all_servers(tables, ServerKind::FileServer)?;
+    lost.retain(|record| record.lost);
+    if lost.is_empty() {
         return Ok(());
     }
-    moves::forget_server(tables, record)
+    let groups = all_groups(tables)?;
+    lost.retain(|record| !groups.iter().any(|group| group.is_member(&record.registration.server)));
+    lost.iter().try_for_each(|record| moves::forget_server(tables, record))
 }
 
 pub(super) fn has_departed(tables: &Tables, server: &ServerId, group: GroupId) -> Result<bool, StorageError> {

@@ -19,15 +19,16 @@ use super::{
 /// Changes every group, and sees that each makes the best of its members. A group that changed has a new epoch.
 pub(super) fn reconfigure(tables: &mut Tables, change: impl Fn(&mut Group) -> bool) -> Result<(), Error> {
     let mut fleet = Fleet::load(tables)?;
+    let mut left = false;
     for mut group in all_groups(tables)? {
         let changed = change(&mut group);
         let tidied = fleet.tidy(&mut group);
         if changed || tidied {
             group::next_epoch(&mut group);
-            departures::put_group(tables, &group)?;
+            left |= departures::put_one_of_many(tables, &group)?;
         }
     }
-    Ok(())
+    if left { departures::forget_placeless(tables) } else { Ok(()) }
 }
 
 /// What the file servers are good for, and how many groups each leads.

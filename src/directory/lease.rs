@@ -176,9 +176,13 @@ impl Table {
         known.writable_since.is_some_and(long).then_some(StoreState::TakesWrites)
     }
 
-    /// Groups in which writes have been under way for a while.
-    pub fn uploading(&self) -> BTreeSet<GroupId> {
-        self.servers.values().flat_map(|known| known.stats.uploading.iter().copied()).collect()
+    /// Groups in which writes have been under way for a while, as those say whose leases last.
+    pub fn uploading(&self, now: Instant) -> BTreeSet<GroupId> {
+        self.servers
+            .values()
+            .filter(|known| known.expires > now)
+            .flat_map(|known| known.stats.uploading.iter().copied())
+            .collect()
     }
 
     /// Whether one of these has said that it leads; `None` while one that is alive has not yet said anything.
@@ -192,9 +196,13 @@ impl Table {
         (led || all_heard).then_some(led)
     }
 
-    /// What each server last said.
+    /// What each server last said, of those that have said anything to this leader.
     pub fn stats(&self) -> BTreeMap<ServerId, Stats> {
-        self.servers.iter().map(|(server, known)| (server.clone(), known.stats.clone())).collect()
+        self.servers
+            .iter()
+            .filter(|(_, known)| known.beats)
+            .map(|(server, known)| (server.clone(), known.stats.clone()))
+            .collect()
     }
 
     /// What each server last said of its copies.
@@ -396,9 +404,10 @@ mod tests {
         let mut setup = a_table_with_one_server();
         let uploading = Stats { uploading: BTreeSet::from([GroupId(7)]), ..Stats::default() };
         setup.table.heard(&setup.server, setup.store, uploading, Timestamp(1), setup.now);
-        assert_eq!(setup.table.uploading(), BTreeSet::from([GroupId(7)]));
+        assert_eq!(setup.table.uploading(setup.now), BTreeSet::from([GroupId(7)]));
+        assert_eq!(setup.table.uploading(setup.now + LEASE), BTreeSet::new(), "it is down");
         setup.beat();
-        assert_eq!(setup.table.uploading(), BTreeSet::new());
+        assert_eq!(setup.table.uploading(setup.now), BTreeSet::new());
     }
 
     #[test]

@@ -35,7 +35,8 @@ async fn look(directory: &Directory, age: Duration) -> Result<Look, Failure> {
     let looked = directory.reader.read(move |view| {
         let repair_after_ms = view.settings().map_or(u64::MAX, |settings| settings.repair_after_ms);
         let waits = age < BEGIN_PATIENCE.min(Duration::from_millis(repair_after_ms));
-        let situation = Situation::of(view, Patience { now, repair_after_ms, waits }, &stats)?;
+        let led_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let situation = Situation::of(view, Patience { now, repair_after_ms, led_ms, waits }, &stats)?;
         Ok(Look { situation, rebalancing: view.is_rebalancing() })
     });
     Ok(looked.await?)

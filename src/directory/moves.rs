@@ -132,10 +132,12 @@ pub(super) fn resume(tables: &mut Tables, server: &ServerId) -> Result<Effect, E
     )
 }
 
-/// The server leaves the cluster. One that holds groups only if it is lost: then it gives up the places that can spare it,
+/// The server leaves the cluster; one that is none of its has done so. One that holds groups only if it is lost: then it gives up the places that can spare it,
 /// and goes when it has been replaced in the others.
 pub(super) fn remove(tables: &mut Tables, server: &ServerId, lost: bool) -> Result<Effect, Error> {
-    let record = file_server(tables, server)?;
+    let Some(record) = tables.servers.get((server_kind_out(ServerKind::FileServer), server.as_str()))? else {
+        return Ok(Effect::Nothing(Outcome::Done));
+    };
     let groups = all_groups(tables)?;
     let held = groups.iter().filter(|group| group.is_member(server)).count() as u32;
     if lost && !record.down {

@@ -152,7 +152,7 @@ pub async fn spread_primaries(directory: Arc<Directory>) {
             continue;
         }
         // A move ends the uploads to the group, and their clients may not have the data any more.
-        let except = directory.leases().uploading();
+        let except = directory.leases().uploading(Instant::now());
         let all_were_free = except.is_empty();
         match directory.proposer.propose(Command::SpreadPrimaries { limit: SPREAD_LIMIT, except }).await {
             // A step makes another map, and the next step waits for calm again.

@@ -43,6 +43,8 @@ pub struct ServerFacts {
     /// `None`: not known.
     pub free_bytes: Option<u64>,
     pub stored_bytes: u64,
+    /// It has said something to this leader; before that nothing is begun towards it.
+    pub is_heard: bool,
 }
 
 /// How everything stands.
@@ -190,6 +192,8 @@ struct Planner<'s> {
     arrivals: BTreeMap<ServerId, usize>,
     moves: usize,
     planned: BTreeSet<GroupId>,
+    /// Groups of which each server has all.
+    held: BTreeMap<&'s ServerId, u64>,
 }
 
 impl<'s> Planner<'s> {
@@ -201,8 +205,12 @@ impl<'s> Planner<'s> {
             arrivals: BTreeMap::new(),
             moves: 0,
             planned: BTreeSet::new(),
+            held: BTreeMap::new(),
         };
         for group in &situation.groups {
+            for member in &group.in_sync {
+                *planner.held.entry(member).or_default() += 1;
+            }
             for member in group.members.iter().filter(|member| !group.is_leaving(member)) {
                 if let Some(load) = planner.loads.get_mut(member) {
                     *load += 1;
@@ -282,7 +290,8 @@ impl<'s> Planner<'s> {
 
     /// Few enough groups are on their way there.
     fn has_place(&self, server: &ServerId) -> bool {
-        self.pace == Pace::Everything || self.arrivals.get(server).copied().unwrap_or_default() < ARRIVALS_MAX
+        let few = || self.arrivals.get(server).copied().unwrap_or_default() < ARRIVALS_MAX;
+        self.pace == Pace::Everything || (self.facts(server).is_some_and(|facts| facts.is_heard) && few())
     }
 
     /// For this group and for what is on its way there already.
@@ -296,7 +305,7 @@ impl<'s> Planner<'s> {
     /// About how much a group holds: what its members hold, shared evenly between their groups.
     fn bytes_of(&self, group: &Group) -> u64 {
         let of = |member: &ServerId| {
-            let groups = self.situation.groups.iter().filter(|group| group.is_in_sync(member)).count() as u64;
+            let groups = self.held.get(member).copied().unwrap_or_default();
             self.facts(member).map_or(0, |facts| facts.stored_bytes.checked_div(groups).unwrap_or_default())
         };
         group.in_sync.iter().map(of).max().unwrap_or_default()

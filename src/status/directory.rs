@@ -60,7 +60,7 @@ impl From<Rejected> for Failure {
             LockServiceTaken { server } => failure(Reason::LockServiceTaken).with("server", server),
             NotAMember { server, group } => bad_argument("member_id").with("server", server).with("group", group),
             TakesNoWrites { server } => bad_argument("member_id").with("server", server),
-            GroupMoves { group } => failure(Reason::EntryExists).with("group", group),
+            GroupMoves { group } => failure(Reason::Unavailable).with("group", group),
             CannotArrive { server, group } => {
                 failure(Reason::NotEnoughReplicas).with("server", server).with("group", group)
             }

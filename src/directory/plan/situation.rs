@@ -16,13 +16,15 @@ const ARRIVAL_PATIENCE: Duration = Duration::from_secs(60);
 pub struct Patience {
     pub now: Timestamp,
     pub repair_after_ms: u64,
+    /// How long this leader has led: for so long a server is down of which nobody noted since when.
+    pub led_ms: u64,
     /// Nobody is given up yet for having been down: who could not be heard was perhaps the Directory.
     pub waits: bool,
 }
 
 impl Patience {
     fn standing(&self, record: &ServerRecord) -> Standing {
-        let silent_ms = self.now.millis_since(record.down_since.unwrap_or_default());
+        let silent_ms = record.down_since.map_or(self.led_ms, |since| self.now.millis_since(since));
         let arrival_patience_ms = self.repair_after_ms.min(ARRIVAL_PATIENCE.as_millis() as u64);
         match record {
             ServerRecord { lost: true, .. } => Standing::GivenUp,
@@ -40,28 +42,33 @@ impl Patience {
 impl Situation {
     /// `stats`: what a server last said about itself.
     pub fn of(view: &View, patience: Patience, stats: &BTreeMap<ServerId, Stats>) -> Result<Self, StorageError> {
-        let records = view.servers()?.into_iter();
-        let servers = records.filter(|record| record.registration.kind == ServerKind::FileServer).map(|record| {
-            let said = stats.get(&record.registration.server);
-            let free = |stats: &Stats| {
-                (stats.disk_total_bytes > 0).then(|| stats.disk_total_bytes.saturating_sub(stats.disk_used_bytes))
-            };
-            let facts = ServerFacts {
-                standing: patience.standing(&record),
-                draining: record.draining,
-                zone: record.registration.zone,
-                free_bytes: said.and_then(free),
-                stored_bytes: said.map_or(0, |stats| stats.stored_bytes),
-            };
-            (record.registration.server, facts)
-        });
+        let records = view.servers()?;
+        let is_up = |record: &&ServerRecord| record.registration.kind == ServerKind::FileServer && !record.down;
+        let up = records.iter().filter(is_up).filter_map(|record| stats.get(&record.registration.server));
+        let uploading = up.flat_map(|stats| stats.uploading.iter().copied()).collect();
+        let servers =
+            records.into_iter().filter(|record| record.registration.kind == ServerKind::FileServer).map(|record| {
+                let said = stats.get(&record.registration.server);
+                let free = |stats: &Stats| {
+                    (stats.disk_total_bytes > 0).then(|| stats.disk_total_bytes.saturating_sub(stats.disk_used_bytes))
+                };
+                let facts = ServerFacts {
+                    standing: patience.standing(&record),
+                    draining: record.draining,
+                    zone: record.registration.zone,
+                    free_bytes: said.and_then(free),
+                    stored_bytes: said.map_or(0, |stats| stats.stored_bytes),
+                    is_heard: said.is_some(),
+                };
+                (record.registration.server, facts)
+            });
         Ok(Self {
             servers: servers.collect(),
             groups: view.groups()?,
             departures: view.departures()?,
             copies: view.settings().map_or(0, |settings| settings.copies as usize),
             min_in_sync: view.settings().map_or(0, |settings| settings.min_in_sync as usize),
-            uploading: stats.values().flat_map(|stats| stats.uploading.iter().copied()).collect(),
+            uploading,
         })
     }
 }

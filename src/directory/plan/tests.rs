@@ -29,6 +29,7 @@ fn some_facts(standing: Standing, zone: &str) -> ServerFacts {
         zone: zone.to_owned(),
         free_bytes: Some(100 << 30),
         stored_bytes: 1 << 30,
+        is_heard: true,
     }
 }
 
@@ -102,6 +103,16 @@ fn a_full_disk_is_no_target() {
     assert_eq!(repaired(&situation).len(), 1);
     situation.servers.get_mut(&id("d")).unwrap().free_bytes = Some((2 << 30) - 1);
     assert_eq!(repairs(&situation, Pace::Everything).lacking, BTreeMap::from([(GroupId(0), Lack::Room)]));
+}
+
+#[test]
+fn nothing_is_begun_towards_a_server_that_has_said_nothing_yet() {
+    let groups = vec![a_group(0, &["a", "b", "c"])];
+    let mut situation = a_situation(groups, &[("a", FIT), ("b", FIT), ("c", Standing::GivenUp), ("d", FIT)]);
+    situation.servers.get_mut(&id("d")).unwrap().is_heard = false;
+    let waiting = repairs(&situation, Pace::Bounded);
+    assert_eq!((waiting.steps, waiting.lacking), (vec![], BTreeMap::from([(GroupId(0), Lack::Turn)])));
+    assert_eq!(repaired(&situation).len(), 1, "as a plan it stands");
 }
 
 #[test]

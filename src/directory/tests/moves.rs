@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::directory::{
+    lease::Stats,
     plan::{self, Pace, Patience, Situation, Step},
     records::server_kind_out,
 };
@@ -180,6 +181,7 @@ fn what_is_removed_is_empty_or_lost_and_its_folder_never_comes_back() {
     assert_eq!(remove(&mut world, "d", false), Err(Rejected::ServerInUse { server: server("d") }));
     world.expect(Command::DrainServer { server: server("d") });
     remove(&mut world, "d", false).unwrap();
+    assert_eq!(remove(&mut world, "d", false), Ok(Outcome::Done), "the answer was lost, and the call came again");
     let removed = |id| Err(Rejected::ServerRemoved { server: server(id) });
     assert_eq!(register(&mut world, "d", 3), removed("d"));
     register(&mut world, "d", 33).unwrap();
@@ -391,8 +393,9 @@ impl Run {
     }
 
     fn situation(&self) -> Situation {
-        let patience = Patience { now: self.world.now, repair_after_ms: REPAIR_AFTER, waits: false };
-        Situation::of(&self.world.view(), patience, &BTreeMap::new()).unwrap()
+        let patience = Patience { now: self.world.now, repair_after_ms: REPAIR_AFTER, led_ms: 0, waits: false };
+        let stats = NAMES.map(|name| (server(name), Stats::default())).into();
+        Situation::of(&self.world.view(), patience, &stats).unwrap()
     }
 
     fn plan(&mut self) {

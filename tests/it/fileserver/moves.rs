@@ -151,11 +151,17 @@ async fn a_drained_server_is_empty_and_can_be_removed_and_a_new_one_gets_its_sha
 async fn a_drain_that_is_taken_back_leaves_the_server_what_it_has() {
     let cluster = a_cluster("1h").await;
     let mut rpc = cluster.directory.cluster();
+    let of_c = |map: &pb::ClusterMap| -> Vec<u32> {
+        let with_c = |group: &&pb::Group| group.members.iter().any(|member| member == "fileserver-c");
+        map.groups.iter().filter(with_c).map(|group| group.group).collect()
+    };
     rpc.drain_server(a_drain("fileserver-c", false)).await.expect("drains");
     let resume = pb::ResumeServerRequest { server_id: "fileserver-c".to_owned() };
     rpc.resume_server(resume.clone()).await.expect("resumes");
+    let kept = of_c(&cluster.map().await);
     let is_settled = |map: &pb::ClusterMap| map.groups.iter().all(|group| group.leaving.is_empty());
     let map = wait_for_map(&cluster.directory, "no move", is_settled).await;
+    assert_eq!(of_c(&map), kept, "it stays where it still was");
     assert!(map.groups.iter().all(|group| group.members.len() == 3));
     assert!(!status_of(&cluster, "fileserver-c").await.draining);
     expect_every_copy(&cluster).await;
