@@ -13,8 +13,8 @@ use crate::{
     pb,
     status::{Failure, Reason},
     types::{
-        AsOf, BLOB_LENGTH_MAX, BlobId, ClusterId, Extent, FencingToken, GroupId, Path, Precondition, Revision,
-        ServerId, SessionId, StoreId, Timestamp, Version, WriteId, WriteMode,
+        AsOf, BLOB_LENGTH_MAX, BlobId, ClusterId, Extent, FencingToken, GroupId, Incarnation, Path, Precondition,
+        Revision, ServerId, SessionId, StoreId, Timestamp, Version, WriteId, WriteMode,
     },
 };
 
@@ -59,6 +59,10 @@ pub fn session_id(field: &str, text: &str) -> Result<SessionId, Failure> {
 }
 
 pub fn store_id(field: &str, text: &str) -> Result<StoreId, Failure> {
+    drawn(field, text)
+}
+
+pub fn incarnation(field: &str, text: &str) -> Result<Incarnation, Failure> {
     drawn(field, text)
 }
 

@@ -109,6 +109,10 @@ identifier! {
     StoreId
 }
 identifier! {
+    /// One process on a data folder: drawn at its start, so that a copy of the folder is not taken for the folder itself.
+    Incarnation
+}
+identifier! {
     /// Made with the Directory's first start; everything that belongs together carries it.
     ClusterId
 }
@@ -285,6 +289,8 @@ impl fmt::Display for Path {
 pub const CHUNK_LENGTH_MAX: usize = 1 << 20;
 /// Largest blob; a longer write is several. 256 MiB.
 pub const BLOB_LENGTH_MAX: u64 = 256 << 20;
+/// Processes that one data folder knows of.
+pub const INCARNATIONS_MAX: usize = 64;
 /// A write that began longer ago is never committed: whatever it staged is garbage by then.
 pub const WRITE_DURATION_MAX: Duration = Duration::from_secs(50 * 60);
 

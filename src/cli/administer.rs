@@ -1,7 +1,5 @@
 //! Groups that move: `servers drain|resume|rm`, `rebalance`.
 
-use std::time::Duration;
-
 use serde::Serialize;
 
 use super::{
@@ -12,7 +10,9 @@ use super::{
 };
 use crate::client::{Client, PlannedMove, Server, ServerState};
 
-const POLL: Duration = Duration::from_millis(500);
+mod waiting;
+
+use waiting::{Left, Waiting, groups};
 
 #[derive(Debug, clap::Args)]
 pub struct DrainArguments {
@@ -20,11 +20,10 @@ pub struct DrainArguments {
     #[arg(value_name = "SERVER")]
     server: String,
     /// Say what would be moved, and move nothing
-    #[arg(short = 'n', long)]
+    #[arg(short = 'n', long, conflicts_with = "wait")]
     dry_run: bool,
-    /// Wait until the server is empty; an interrupt ends the waiting, not the moving
-    #[arg(long, conflicts_with = "dry_run")]
-    wait: bool,
+    #[command(flatten)]
+    waiting: Waiting,
 }
 
 #[derive(Debug, clap::Args)]
@@ -42,19 +41,17 @@ pub struct RemoveArguments {
     /// It is dead and will never come back: others take its places at once
     #[arg(long)]
     lost: bool,
-    /// Wait until it is gone; an interrupt ends the waiting, not the removal
-    #[arg(long)]
-    wait: bool,
+    #[command(flatten)]
+    waiting: Waiting,
 }
 
 #[derive(Debug, clap::Args)]
 pub struct RebalanceArguments {
     /// Say what would be moved, and move nothing
-    #[arg(short = 'n', long)]
+    #[arg(short = 'n', long, conflicts_with = "wait")]
     dry_run: bool,
-    /// Wait until it is done; an interrupt ends the waiting, not the moving
-    #[arg(long, conflicts_with = "dry_run")]
-    wait: bool,
+    #[command(flatten)]
+    waiting: Waiting,
 }
 
 #[derive(Serialize)]
@@ -95,10 +92,6 @@ struct ChangedView<'a> {
     group_count: usize,
 }
 
-fn groups(count: usize) -> String {
-    if count == 1 { "1 group".to_owned() } else { format!("{count} groups") }
-}
-
 pub async fn drain(context: &mut Context, arguments: DrainArguments) -> Result<()> {
     let client = context.client().await?;
     let server = arguments.server.as_str();
@@ -106,8 +99,8 @@ pub async fn drain(context: &mut Context, arguments: DrainArguments) -> Result<(
         return context.output.all(client.plan_drain(server).await?.into_iter().map(MoveView::from));
     }
     let count = client.drain_server(server).await?.len();
-    if arguments.wait {
-        wait_until_empty(context, &client, server).await?;
+    if arguments.waiting.wait {
+        arguments.waiting.until_done(context, &client, async || held(&client, server).await).await?;
         let view = ChangedView { server_id: server, change: "drained", group_count: 0 };
         return context.output.done(&view, server, &format!("{server} is empty; `servers rm {server}` takes it out"));
     }
@@ -120,24 +113,20 @@ async fn find(client: &Client, server: &str) -> Result<Option<Server>> {
     Ok(servers.fileservers.into_iter().find(|known| known.server.as_str() == server))
 }
 
-async fn wait_until_empty(context: &mut Context, client: &Client, server: &str) -> Result<()> {
-    let mut said = None;
-    loop {
-        let Some(now) = find(client, server).await? else { return Ok(()) };
-        let holds_blobs = now.state != ServerState::Down && now.blob_count > 0;
-        if now.group_count == 0 && !holds_blobs {
-            return Ok(());
-        }
-        if !now.draining {
-            return Err(Error::Unhealthy(format!("{server} is not drained any more: somebody has resumed it")));
-        }
-        if said.replace(now.group_count) != Some(now.group_count) {
-            let size = table::binary_size(now.stored_bytes);
-            let left = groups(now.group_count as usize);
-            context.output.say(&format!("{server}: {left}, {} blobs, {size} left", now.blob_count))?;
-        }
-        tokio::time::sleep(POLL).await;
+/// What a server that is drained still has.
+async fn held(client: &Client, server: &str) -> Result<Option<Left>> {
+    let Some(now) = find(client, server).await? else { return Ok(None) };
+    // A Directory that has just come to lead does not know yet how much it has.
+    let may_hold_blobs = now.state != ServerState::Down && (now.blob_count > 0 || now.last_seen.is_none());
+    if now.group_count == 0 && !may_hold_blobs {
+        return Ok(None);
     }
+    if !now.draining {
+        return Err(Error::Unhealthy(format!("{server} is not drained any more: somebody has resumed it")));
+    }
+    let size = table::binary_size(now.stored_bytes);
+    let sentence = format!("{server}: {}, {} blobs, {size} left", groups(now.group_count as usize), now.blob_count);
+    Ok(Some(Left { sentence, blob_count: now.blob_count }))
 }
 
 pub async fn resume(context: &mut Context, arguments: ResumeArguments) -> Result<()> {
@@ -156,13 +145,9 @@ pub async fn remove(context: &mut Context, arguments: RemoveArguments) -> Result
     } else {
         client.remove_server(server).await?;
     }
-    while arguments.wait && remaining > 0 {
-        let now = find(&client, server).await?.map_or(0, |known| known.group_count);
-        if now != remaining {
-            remaining = now;
-            context.output.say(&format!("{server}: {} left to replace it in", groups(now as usize)))?;
-        }
-        tokio::time::sleep(POLL).await;
+    if arguments.waiting.wait && remaining > 0 {
+        arguments.waiting.until_done(context, &client, async || places(&client, server).await).await?;
+        remaining = 0;
     }
     let (change, sentence) = match remaining {
         0 => ("removed", format!("{server} does not belong to the cluster any more")),
@@ -178,8 +163,8 @@ pub async fn rebalance(context: &mut Context, arguments: RebalanceArguments) -> 
         return context.output.all(client.plan_rebalance().await?.into_iter().map(MoveView::from));
     }
     let count = client.rebalance().await?.len();
-    if arguments.wait {
-        wait_until_even(context, &client).await?;
+    if arguments.waiting.wait {
+        arguments.waiting.until_done(context, &client, async || uneven(&client).await).await?;
         let view = ChangedView { server_id: "", change: "rebalanced", group_count: 0 };
         return context.output.done(&view, "", "every file server has its share");
     }
@@ -187,16 +172,15 @@ pub async fn rebalance(context: &mut Context, arguments: RebalanceArguments) -> 
     context.output.done(&view, "", &format!("{} to move", groups(count)))
 }
 
-async fn wait_until_even(context: &mut Context, client: &Client) -> Result<()> {
-    let mut said = None;
-    loop {
-        let status = client.status().await?;
-        if !status.rebalancing {
-            return Ok(());
-        }
-        if said.replace(status.moving_group_count) != Some(status.moving_group_count) {
-            context.output.say(&format!("{} moving", groups(status.moving_group_count as usize)))?;
-        }
-        tokio::time::sleep(POLL).await;
-    }
+/// Groups in which a server that is lost is still to be replaced.
+async fn places(client: &Client, server: &str) -> Result<Option<Left>> {
+    let now = find(client, server).await?.filter(|known| known.group_count > 0);
+    let sentence = |count| format!("{server}: {} left to replace it in", groups(count));
+    Ok(now.map(|known| Left { sentence: sentence(known.group_count as usize), blob_count: 0 }))
+}
+
+async fn uneven(client: &Client) -> Result<Option<Left>> {
+    let status = client.status().await?;
+    let sentence = format!("{} moving", groups(status.moving_group_count as usize));
+    Ok(status.rebalancing.then_some(Left { sentence, blob_count: 0 }))
 }

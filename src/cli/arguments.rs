@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand};
 
 use super::{
     administer, cluster, context::Context, copy, dev, diagnose, diff, doctor, edit, error::Result, fsck, healthcheck,
-    list, local, locks, members, read, remove, replicas, settings::Flags, shell, stat, transfer, tree, versions, watch,
-    write,
+    list, local, locks, members, read, remove, replicas, scrub, settings::Flags, shell, stat, transfer, tree, versions,
+    watch, write,
 };
 
 /// A distributed file store that cannot lose an update
@@ -94,7 +94,7 @@ pub enum Command {
     /// Have file servers fetch what fsck finds missing or damaged
     Repair(fsck::RepairArguments),
     /// Have file servers read everything on their disks now, and mend what is damaged
-    Scrub(fsck::ScrubArguments),
+    Scrub(scrub::ScrubArguments),
     /// Follow the changes of a path and below
     Watch(watch::Arguments),
     /// Reach every server, and say how long it took
@@ -157,7 +157,7 @@ impl Command {
             Self::Replicas(arguments) => replicas::run(context, arguments).await,
             Self::Fsck(arguments) => fsck::fsck(context, arguments).await,
             Self::Repair(arguments) => fsck::repair(context, arguments).await,
-            Self::Scrub(arguments) => fsck::scrub(context, arguments).await,
+            Self::Scrub(arguments) => scrub::scrub(context, arguments).await,
             Self::Watch(arguments) => watch::run(context, arguments).await,
             Self::Ping => diagnose::ping(context).await,
             Self::Doctor => doctor::run(context).await,

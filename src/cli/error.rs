@@ -208,7 +208,7 @@ fn hint(reason: Reason) -> Option<&'static str> {
             Some("is the cluster running? `ping` tells; `--directory HOST:PORT` says where it is")
         }
         Reason::ChecksumMismatch => Some("`replicas PATH` compares the copies"),
-        Reason::NoSpace => Some("delete something, or add a file server"),
+        Reason::NoSpace => Some("delete something, raise the quota if there is one, or add a file server"),
         _ => None,
     }
 }

@@ -46,6 +46,7 @@ mod administer;
 mod cluster;
 mod fsck;
 mod replicas;
+mod scrub;
 mod watch;
 
 mod diagnose;

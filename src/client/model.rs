@@ -166,7 +166,7 @@ pub struct ClusterStatus {
     pub server_count: u32,
     pub server_up_count: u32,
     pub group_count: u32,
-    /// Groups whose in-sync set has every member.
+    /// Groups whose in-sync set has every member, and no place is empty for which there is a server.
     pub group_full_count: u32,
     pub copies: u32,
     pub min_in_sync: u32,

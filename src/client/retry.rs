@@ -14,8 +14,11 @@ const DELAY_FIRST: Duration = Duration::from_millis(100);
 const DELAY_MAX: Duration = Duration::from_secs(2);
 /// Tries at a write whose bytes arrive damaged: more of them mean that something on the way is broken.
 const DAMAGED_TRIES_MAX: u32 = 4;
-/// Tries when there is no room: one chance for it to have passed.
-const NO_ROOM_TRIES_MAX: u32 = 2;
+/// How long a server without space is tried: for as long as it may take until one that has some leads in its place, also when the
+/// Directory changes its own leader just then.
+const NO_SPACE_FOR: Duration = Duration::from_secs(5);
+/// Tries where a queue is full: one chance for it to have passed.
+const QUEUE_FULL_TRIES_MAX: u32 = 2;
 
 /// The longest wait where another server may answer: one of several takes over in about a second.
 const DELAY_MAX_AMONG_SEVERAL: Duration = Duration::from_millis(250);
@@ -27,13 +30,15 @@ pub(crate) struct Tries {
     delay_max: Duration,
     /// Tries that have failed.
     failed: u32,
+    /// Since when a server has had no space.
+    no_space_since: Option<Instant>,
     /// One of them was not answered.
     in_doubt: bool,
 }
 
 impl Tries {
     pub(crate) fn until(deadline: Instant) -> Self {
-        Self { deadline, delay_max: DELAY_MAX, failed: 0, in_doubt: false }
+        Self { deadline, delay_max: DELAY_MAX, failed: 0, no_space_since: None, in_doubt: false }
     }
 
     /// As [`Tries::until`], of a service of so many servers.
@@ -51,6 +56,7 @@ impl Tries {
     pub(crate) fn renew(&mut self, deadline: Instant) {
         self.deadline = deadline;
         self.failed = 0;
+        self.no_space_since = None;
     }
 
     /// The failure of the last try as the failure of them all: a refusal does not undo what an unanswered one before it
@@ -68,7 +74,7 @@ impl Tries {
         let tries_max = match error.reason().retry() {
             Retry::Never | Retry::Redo => return None,
             Retry::Later | Retry::AfterRefresh => match error.reason() {
-                Reason::NoSpace | Reason::TooManyWaiters => NO_ROOM_TRIES_MAX,
+                Reason::TooManyWaiters => QUEUE_FULL_TRIES_MAX,
                 Reason::ChecksumMismatch => DAMAGED_TRIES_MAX,
                 _ => u32::MAX,
             },
@@ -76,15 +82,23 @@ impl Tries {
         if self.failed >= tries_max {
             return None;
         }
+        let is_without_space = error.reason() == Reason::NoSpace;
+        let (deadline, delay_max) = match is_without_space {
+            true => {
+                let since = *self.no_space_since.get_or_insert(now);
+                (self.deadline.min(since + NO_SPACE_FOR), self.delay_max.min(DELAY_MAX_AMONG_SEVERAL))
+            }
+            false => (self.deadline, self.delay_max),
+        };
         let first = match error.reason().retry() {
             // The new view is usually right: ask it at once.
             Retry::AfterRefresh => error.retry_after().unwrap_or(DELAY_FIRST).min(DELAY_FIRST),
             _ => DELAY_FIRST,
         };
-        let doubled = first.saturating_mul(1 << (self.failed - 1).min(10)).min(self.delay_max);
+        let doubled = first.saturating_mul(1 << (self.failed - 1).min(10)).min(delay_max);
         let jittered = doubled.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0));
         let delay = jittered.max(error.retry_after().unwrap_or_default());
-        (now + delay < self.deadline).then_some(delay)
+        (now + delay < deadline).then_some(delay)
     }
 }
 
@@ -149,13 +163,30 @@ mod tests {
     }
 
     #[test]
-    fn no_room_is_tried_once_more_and_damage_three_times() {
+    fn a_full_queue_is_tried_once_more_and_damage_three_times() {
         let start = Instant::now();
-        for (reason, retries) in [(Reason::NoSpace, 1), (Reason::ChecksumMismatch, 3)] {
+        for (reason, retries) in [(Reason::TooManyWaiters, 1), (Reason::ChecksumMismatch, 3)] {
             let mut tries = Tries::until(start + Duration::from_secs(60));
             let again = (0..10).take_while(|_| tries.after(&an_error(reason), start, 0.5).is_some()).count();
             assert_eq!(again, retries, "{reason}");
         }
+    }
+
+    #[test]
+    fn no_space_is_tried_for_as_long_as_another_server_may_need_to_lead() {
+        let mut now = Instant::now();
+        let mut tries = Tries::until(now + Duration::from_secs(60));
+        let began = now;
+        while let Some(delay) = tries.after(&an_error(Reason::NoSpace), now, 1.0) {
+            assert!(delay <= DELAY_MAX_AMONG_SEVERAL, "{delay:?}");
+            now += delay;
+        }
+        let tried = now - began;
+        assert!((4..=5).contains(&tried.as_secs()), "{tried:?}");
+        // It is that long since the first of them, not since it began.
+        let mut tries = Tries::until(now + Duration::from_secs(60));
+        tries.after(&an_error(Reason::Unavailable), began, 1.0);
+        assert!(tries.after(&an_error(Reason::NoSpace), now, 1.0).is_some());
     }
 
     #[test]

@@ -244,7 +244,8 @@ impl Client {
         }
         match target {
             Some(target) if !error.is_answer() => self.report_suspect(target).await,
-            _ if error.is_answer() && error.reason().retry() == Retry::Later => {}
+            // A server without space passes its lead on: the map says to whom.
+            _ if error.is_answer() && error.reason().retry() == Retry::Later && error.reason() != Reason::NoSpace => {}
             _ => {
                 if let Err(error) = self.refresh_map().await {
                     tracing::debug!(%error, "the cluster map could not be refreshed");

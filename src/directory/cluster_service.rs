@@ -7,17 +7,19 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Directory, Door, clock,
-    command::{Command, ServerKind},
+    command::{Command, Registration, ServerKind},
     convert,
     error::Rejected,
     health::{self, Health},
     heartbeat,
-    lease::{HEARTBEAT_INTERVAL, LEASE, Stats},
-    mover, mutations, report,
+    lease::{HEARTBEAT_INTERVAL, LEASE, Process, Stats},
+    mover, mutations,
+    probe::Verdict,
+    report,
     view::View,
 };
 use crate::{
-    cluster::{Server, ServerState},
+    cluster::{Group, Server, ServerState},
     convert::{cluster_id, server_id},
     pb,
     status::Failure,
@@ -127,10 +129,11 @@ async fn register(
     if kind == ServerKind::Directory {
         return Err(Failure::bad_argument("kind", "a Directory does not register with another"));
     }
-    let taken = directory.leases().is_taken(&server, store, Instant::now());
-    if taken || directory.is_of_other_kind(&server, kind) {
+    if directory.is_of_other_kind(&server, kind) {
         return Err(Rejected::ServerIdTaken { server }.into());
     }
+    check_no_rival(directory, &registration).await?;
+    let process = Process::of(&registration);
     let lock_servers = || directory.cluster_map().lock_servers.into_iter().map(|known| known.server);
     let before: Vec<ServerId> = lock_servers().collect();
     if directory.leases().is_replaced(&server, store) && !directory.is_down(&server) {
@@ -155,7 +158,7 @@ async fn register(
         leads: false,
         store: Default::default(),
     };
-    directory.leases().registered(server.clone(), store, stats, clock::now(), Instant::now());
+    directory.leases().registered(server.clone(), process, stats, clock::now(), Instant::now());
     tracing::info!(%server, ?kind, address = request.address, "a server has registered");
     Ok(pb::RegisterServerResponse {
         header: directory.header(revision),
@@ -171,10 +174,31 @@ async fn register(
     })
 }
 
+/// The name is free, or whoever had it is gone.
+async fn check_no_rival(directory: &Directory, registration: &Registration) -> Result<(), Failure> {
+    let server = registration.server.clone();
+    let Some(rival) = directory.leases().rival(&server, Process::of(registration), Instant::now()) else {
+        return Ok(());
+    };
+    if rival.process.store != registration.store {
+        return if rival.is_connected { Err(Rejected::ServerIdTaken { server }.into()) } else { Ok(()) };
+    }
+    // A folder that went on elsewhere is refused for good, by the state.
+    let Some(known) = directory.find_server(&server).filter(|_| registration.follows(rival.process.incarnation)) else {
+        return Ok(());
+    };
+    // One that has just lost its connection, or has not found a new leader yet, is asked itself.
+    let lives = rival.is_connected
+        || known.address != registration.address
+            && directory.prober.probe(&server, &known.address).await == Verdict::Alive;
+    if lives { Err(Rejected::ServerRuns { server, address: known.address }.into()) } else { Ok(()) }
+}
+
 async fn status(directory: &Directory) -> Result<pb::GetClusterStatusResponse, Failure> {
     let look = |view: &View| Ok((view.counts()?, view.settings().cloned(), view.is_rebalancing()));
     let (counts, settings, rebalancing) = directory.reader.read(look).await?;
     let settings = settings.ok_or(Rejected::NotBootstrapped)?;
+    let obstacles = mover::obstacles(directory).await?;
     let map = directory.cluster_map();
     let stores = directory.leases().reports();
     let facts = health::Facts {
@@ -182,11 +206,13 @@ async fn status(directory: &Directory) -> Result<pb::GetClusterStatusResponse, F
         garbage_blobs: counts.garbage_blobs,
         stores,
         lock_is_led: directory.leases().is_led(map.lock_servers.iter().map(|server| &server.server), Instant::now()),
+        obstacles,
         now: directory.time(),
     };
     let mut checks = health::checks(&map, &facts);
     let learners = directory.group.learners().into_iter();
     checks.extend(health::learning(learners.map(|node| (node.server, node.rejoined))));
+    let is_full = |group: &&Group| group.in_sync.len() >= health::copies_due(&map, group);
     let is_up = |server: &&Server| server.state != ServerState::Down;
     Ok(pb::GetClusterStatusResponse {
         header: directory.header_now(),
@@ -199,7 +225,7 @@ async fn status(directory: &Directory) -> Result<pb::GetClusterStatusResponse, F
         server_count: map.servers.len() as u32,
         server_up_count: map.servers.values().filter(is_up).count() as u32,
         group_count: map.group_count,
-        group_full_count: map.groups.values().filter(|group| group.in_sync.len() >= group.place_count()).count() as u32,
+        group_full_count: map.groups.values().filter(is_full).count() as u32,
         moving_group_count: map.groups.values().filter(|group| group.replacement.is_some()).count() as u32,
         rebalancing,
         copies: map.copies,

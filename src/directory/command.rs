@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::types::{
-    BlobId, ClusterId, Epoch, Extent, FencingToken, GroupId, Inode, LockServiceId, Path, Precondition, Revision,
-    ServerId, StoreId, Timestamp, Version, WriteId, WriteMode,
+    BlobId, ClusterId, Epoch, Extent, FencingToken, GroupId, Incarnation, Inode, LockServiceId, Path, Precondition,
+    Revision, ServerId, StoreId, Timestamp, Version, WriteId, WriteMode,
 };
 
 use super::model::Entry;
@@ -42,6 +42,21 @@ pub struct Registration {
     pub software_version: String,
     /// Of a node of a Lock service: which one it belongs to. `None`: a service of this node alone.
     pub lock_service: Option<LockServiceId>,
+    /// Of a file server: its process, and before it those that its data folder knows of; newest first. Only the newest is kept.
+    pub incarnations: Vec<Incarnation>,
+}
+
+impl Registration {
+    /// Of this process.
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        self.incarnations.first().copied()
+    }
+
+    /// Whether the data folder knows of the process that registered before, and so has all that it did. One of an older version has
+    /// no incarnation, and anyone may follow it.
+    pub fn follows(&self, before: Option<Incarnation>) -> bool {
+        before.is_none_or(|before| self.incarnations.contains(&before))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,6 +239,11 @@ pub enum Command {
     },
     /// Gives up a move whose arriving member is not in sync.
     DropArriving {
+        group: GroupId,
+        epoch: Epoch,
+    },
+    /// The primary, which is being drained, gives its role to another.
+    PassLead {
         group: GroupId,
         epoch: Epoch,
     },

@@ -13,12 +13,15 @@ use super::{
 };
 use crate::{
     convert::{
-        blob_id, extents, optional_timestamp, path, precondition, required, server_id, store_id, timestamp, write_id,
-        write_mode,
+        blob_id, extents, incarnation, optional_timestamp, path, precondition, required, server_id, store_id,
+        timestamp, write_id, write_mode,
     },
     pb,
     status::Failure,
-    types::{BLOB_LENGTH_MAX, BlobId, Epoch, FencingToken, GroupId, Inode, LockServiceId, Version, WriteMode},
+    types::{
+        BLOB_LENGTH_MAX, BlobId, Epoch, FencingToken, GroupId, INCARNATIONS_MAX, Incarnation, Inode, LockServiceId,
+        Version, WriteMode,
+    },
 };
 
 /// Commits in one call.
@@ -303,6 +306,7 @@ pub fn registration(request: &pb::RegisterServerRequest) -> Result<Registration,
         zone: text("zone", &request.zone)?,
         software_version: text("software_version", &request.software_version)?,
         lock_service: lock_service(kind, &request.lock_service_id)?,
+        incarnations: incarnations(kind, &request.incarnations)?,
     })
 }
 
@@ -314,6 +318,18 @@ fn lock_service(kind: ServerKind, id: &str) -> Result<Option<LockServiceId>, Fai
             id.parse().map(Some).map_err(malformed)
         }
         _ => Err(Failure::bad_argument("lock_service_id", "only a node of a Lock service has one")),
+    }
+}
+
+fn incarnations(kind: ServerKind, of_folder: &[String]) -> Result<Vec<Incarnation>, Failure> {
+    let refused = |what| Err(Failure::bad_argument("incarnations", what));
+    match (kind, of_folder.len()) {
+        (ServerKind::FileServer, 0..=INCARNATIONS_MAX) => {
+            of_folder.iter().map(|text| incarnation("incarnations", text)).collect()
+        }
+        (ServerKind::FileServer, _) => refused("are too many"),
+        (_, 0) => Ok(Vec::new()),
+        _ => refused("only a file server has them"),
     }
 }
 

@@ -59,16 +59,6 @@ pub(super) fn has_departed(tables: &Tables, server: &ServerId, group: GroupId) -
     Ok(tables.departures.get((server.as_str(), group.0))?.is_some())
 }
 
-/// Who may still hold blobs of a group that it left.
-pub(super) fn all(tables: &Tables) -> Result<BTreeSet<(ServerId, GroupId)>, Error> {
-    let mut departed = BTreeSet::new();
-    for row in tables.departures.iter()? {
-        let (key, _) = row?;
-        departed.insert(read_key(key.value())?);
-    }
-    Ok(departed)
-}
-
 fn read_key((server, group): (&str, u32)) -> Result<(ServerId, GroupId), StorageError> {
     let damaged = StorageError::Damaged { table: "departures", what: "a server id is malformed" };
     Ok((server.parse().map_err(|_| damaged)?, GroupId(group)))

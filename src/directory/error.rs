@@ -1,6 +1,6 @@
 //! What can go wrong, in the Directory's words. `status::directory` says what each is on the wire.
 
-use crate::types::{BlobId, Epoch, FencingToken, GroupId, Path, Revision, ServerId, Version};
+use crate::types::{BlobId, Epoch, FencingToken, GroupId, Incarnation, Path, Revision, ServerId, Version};
 
 /// Why a command or a look-up was refused. A refused command has changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +63,16 @@ pub enum Rejected {
     ServerNotFound { server: ServerId },
     #[error("server id {server} belongs to another data folder that the cluster still needs")]
     ServerIdTaken { server: ServerId },
+    #[error(
+        "{server} at {address} has gone on without this data folder, which is a copy or an old backup of its own: stop this process, and \
+         start it with an empty data folder, and under an id of its own if the other one is still there"
+    )]
+    FolderCopied { server: ServerId, address: String, newest: Incarnation },
+    #[error(
+        "{server} runs, at {address}: a second process on a copy of its data folder takes no part; stop it, and start it with an empty data \
+         folder and under an id of its own"
+    )]
+    ServerRuns { server: ServerId, address: String },
     #[error("{server} is of another Lock service, and alive; there is no second one: a new node joins with --join")]
     LockServiceTaken { server: ServerId },
     #[error("{server} is not a member of group {group}")]

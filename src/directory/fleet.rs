@@ -68,16 +68,34 @@ impl Fleet {
 
     /// Whoever takes no writes leaves where it can be spared, a move that can end does, and the group is led by the fittest.
     /// Whether that changed anything.
+    ///
+    /// A primary that is being drained keeps the role for now: the roles of a server are passed on few at a time
+    /// ([`Fleet::pass_from_draining`]), or with the moves.
     pub fn tidy(&mut self, group: &mut Group) -> bool {
         let shed = group::shed(group, |server| self.fitness_of(server), self.min_in_sync);
         let finished = group::finish(group, |server| self.fitness_of(server), self.min_in_sync);
+        let (leaving, primary) = (leaving(group), group.primary.clone());
+        let stays = |server: &ServerId| primary.as_ref() == Some(server) && leaving.as_ref() != Some(server);
+        let elected = self.elect(group, |fleet, server| match fleet.fitness_in(leaving.as_ref(), server) {
+            Fitness::Leaving if stays(server) => Fitness::Fit,
+            fitness => fitness,
+        });
+        shed || finished || elected
+    }
+
+    /// A primary that is being drained gives its role to another that can have it. Whether that changed anything.
+    pub fn pass_from_draining(&mut self, group: &mut Group) -> bool {
         let leaving = leaving(group);
-        let fitness = |server: &ServerId| self.fitness_in(leaving.as_ref(), server);
-        let elected = group::elect(group, fitness, |server| self.load_of(server));
+        let is_draining = group.primary.as_ref().is_some_and(|primary| self.fitness_of(primary) == Fitness::Leaving);
+        is_draining && self.elect(group, |fleet, server| fleet.fitness_in(leaving.as_ref(), server))
+    }
+
+    fn elect(&mut self, group: &mut Group, fitness: impl Fn(&Self, &ServerId) -> Fitness) -> bool {
+        let elected = group::elect(group, |server| fitness(self, server), |server| self.load_of(server));
         if let (true, Some(primary)) = (elected, group.primary.clone()) {
             *self.led.entry(primary).or_default() += 1;
         }
-        shed || finished || elected
+        elected
     }
 
     /// Ends a move that waits for a member who is dead. Whether that changed anything.

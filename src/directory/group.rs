@@ -81,8 +81,8 @@ pub(super) fn finish(group: &mut Group, fitness: impl Fn(&ServerId) -> Fitness, 
     true
 }
 
-/// A move whose arriving member is in sync, and whose leaving one cannot be spared, ends without `gone`, who is dead: the arriving
-/// member takes that place, and the leaving one stays. If `gone` is the arriving member itself the move is given up.
+/// A move whose arriving member is in sync, and whose leaving one cannot be spared, ends without `gone`, who is dead or takes no
+/// writes: the arriving member takes that place, and the leaving one stays. If `gone` is the arriving member itself the move is given up.
 /// Whether that changed anything.
 pub(super) fn settle_without(
     group: &mut Group,
@@ -91,8 +91,12 @@ pub(super) fn settle_without(
     at_least: usize,
 ) -> bool {
     let Some(Replacement { arriving, .. }) = group.replacement.clone() else { return false };
-    let is_spared = !group.is_in_sync(gone) || group.in_sync.len() > at_least;
-    if !group.is_in_sync(&arriving) || !group.is_member(gone) || fitness(gone) > Fitness::Dead || !is_spared {
+    let others = || group.in_sync.iter().filter(|member| *member != gone);
+    let alive = others().filter(|member| fitness(member) > Fitness::Dead).count();
+    // One that takes no writes has a copy all the same, which may come to be the last.
+    let is_spared = (!group.is_in_sync(gone) || others().count() >= at_least)
+        && (fitness(gone) == Fitness::Dead || alive >= at_least);
+    if !group.is_in_sync(&arriving) || !group.is_member(gone) || fitness(gone) > Fitness::ReadOnly || !is_spared {
         return false;
     }
     remove_member(group, gone);

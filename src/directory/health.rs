@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     cluster::{ClusterMap, Group, Server, ServerState},
-    types::{ServerId, Timestamp},
+    types::{GroupId, ServerId, Timestamp},
 };
 
 /// Share of a disk from which it is called nearly full, and full.
@@ -49,13 +49,32 @@ pub struct Facts {
     pub lock_is_led: Option<bool>,
     /// What file servers say of their copies.
     pub stores: Reports,
+    /// What keeps groups from moving.
+    pub obstacles: Obstacles,
     pub now: Timestamp,
+}
+
+/// What keeps groups from moving, as far as that is not seen in the map.
+#[derive(Clone, Debug, Default)]
+pub struct Obstacles {
+    /// Groups that need another member, and for which no disk has room.
+    pub without_room: Vec<GroupId>,
+    /// Servers at which groups could not arrive lately.
+    pub shunned: Vec<ServerId>,
 }
 
 /// What wants attention, worst first.
 pub fn checks(map: &ClusterMap, facts: &Facts) -> Vec<Check> {
-    let mut checks: Vec<Check> =
-        [servers(map), groups(map), places(map), disks(map), lock(map, facts), garbage(map, facts)].concat();
+    let mut checks: Vec<Check> = [
+        servers(map),
+        groups(map),
+        places(map),
+        moves(&facts.obstacles),
+        disks(map),
+        lock(map, facts),
+        garbage(map, facts),
+    ]
+    .concat();
     checks.extend(not_begun(map, facts));
     checks.extend(damage::checks(&facts.stores, facts.now));
     checks.sort_by_key(|check| std::cmp::Reverse(check.health));
@@ -127,9 +146,19 @@ pub fn state_of(map: &ClusterMap, group: &Group) -> GroupState {
     match group.primary {
         None => GroupState::WithoutPrimary,
         Some(_) if live < map.min_in_sync as usize => GroupState::BelowMinimum,
-        Some(_) if live < group.place_count() => GroupState::Short,
+        Some(_) if live < copies_due(map, group) => GroupState::Short,
         Some(_) => GroupState::Full,
     }
+}
+
+/// How many copies a group should have now: an empty place counts where there is a server for it.
+pub fn copies_due(map: &ClusterMap, group: &Group) -> usize {
+    let fit = map.servers.values().filter(|server| is_fit(server)).count();
+    group.place_count().max(fit.min(map.copies as usize))
+}
+
+fn is_fit(server: &Server) -> bool {
+    server.state == ServerState::Up && server.read_only_reason.is_empty()
 }
 
 fn live_in_sync(map: &ClusterMap, group: &Group) -> usize {
@@ -167,10 +196,11 @@ fn groups(map: &ClusterMap) -> Vec<Check> {
 
 /// Groups that lack a copy for which there is no server, and copies that need not share a zone.
 fn places(map: &ClusterMap) -> Vec<Check> {
-    let is_fit = |server: &&Server| server.state == ServerState::Up && server.read_only_reason.is_empty();
+    let is_fit = |server: &&Server| is_fit(server);
     let spare = |group: &Group| map.servers.values().filter(is_fit).find(|server| !group.is_member(&server.server));
-    let is_gone =
-        |id: &ServerId| map.servers.get(id).is_none_or(|server| server.state == ServerState::Down || server.draining);
+    let goes =
+        |server: &Server| server.state == ServerState::Down || server.draining || !server.read_only_reason.is_empty();
+    let is_gone = |id: &ServerId| map.servers.get(id).is_none_or(goes);
     let lacks = |group: &&Group| group.place_count() < map.copies as usize || group.members.iter().any(is_gone);
     let stranded: Vec<&Group> = map
         .groups
@@ -207,10 +237,34 @@ fn places(map: &ClusterMap) -> Vec<Check> {
     checks
 }
 
+/// What keeps groups from moving that have somewhere to go.
+fn moves(obstacles: &Obstacles) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let crowded = &obstacles.without_room;
+    if !crowded.is_empty() {
+        let free = plan::RESERVE_BYTES >> 30;
+        let summary = format!(
+            "{} groups need another member, and no other file server has room for it with {free} GiB left free",
+            crowded.len()
+        );
+        let hint =
+            "add a file server or disk space, or let fewer old versions be kept; the copies are made by themselves";
+        checks.push(check("NO_ROOM", Health::Warn, summary, hint, crowded.iter()));
+    }
+    let shunned = &obstacles.shunned;
+    if !shunned.is_empty() {
+        let summary = format!("groups that were moving to {} file servers could not arrive there", shunned.len());
+        let hint = "see whether their disks are full or failing, and whether they are up; groups go elsewhere, and are sent \
+                    there again after a minute, after longer each time that it fails";
+        checks.push(check("MOVES_FAILED", Health::Warn, summary, hint, shunned.iter()));
+    }
+    checks
+}
+
 /// How many copies are short, what that means, and what is being done.
 fn shortage(map: &ClusterMap, short: &[&Group]) -> String {
     let live = |group: &Group| live_in_sync(map, group);
-    let copies: usize = short.iter().map(|group| group.place_count().saturating_sub(live(group))).sum();
+    let copies: usize = short.iter().map(|group| copies_due(map, group).saturating_sub(live(group))).sum();
     let at_risk = short.iter().filter(|group| live(group) <= map.min_in_sync as usize).count();
     let is_up = |id: &&ServerId| map.servers.get(*id).is_some_and(|server| server.state != ServerState::Down);
     let joins = |group: &Group| group.members.iter().filter(is_up).any(|id| !group.is_in_sync(id));
@@ -237,7 +291,9 @@ fn disks(map: &ClusterMap) -> Vec<Check> {
     let read_only: Vec<&Server> = up().filter(|server| !server.read_only_reason.is_empty()).collect();
     if let Some(first) = read_only.first() {
         let summary = format!("{} file servers take no writes: {}", read_only.len(), first.read_only_reason);
-        let hint = "free space on their disks, or replace a failing disk, then start them again";
+        let hint = "a disk that is full: free space; one that does not answer: look after it; both come back by themselves. After a \
+                    failed write or sync: replace the disk if it fails, then start the server again. Others take the \
+                    places of one for which it lasts longer than --repair-after";
         checks.push(check(
             "SERVER_READ_ONLY",
             Health::Error,
@@ -299,7 +355,7 @@ fn garbage(map: &ClusterMap, facts: &Facts) -> Vec<Check> {
 mod tests {
     use super::*;
     use crate::cluster::Replacement;
-    use crate::types::{ClusterId, Epoch, GroupId};
+    use crate::types::{ClusterId, Epoch};
 
     fn facts() -> Facts {
         Facts {
@@ -307,12 +363,17 @@ mod tests {
             garbage_blobs: 0,
             lock_is_led: Some(true),
             stores: Reports::new(),
+            obstacles: Obstacles::default(),
             now: Timestamp(0),
         }
     }
 
     fn id(name: &str) -> ServerId {
         name.parse().unwrap()
+    }
+
+    fn ids(names: &[&str]) -> Vec<ServerId> {
+        names.iter().map(|name| id(name)).collect()
     }
 
     fn a_server(name: &str) -> Server {
@@ -417,6 +478,18 @@ mod tests {
     }
 
     #[test]
+    fn a_group_with_an_empty_place_is_short_when_there_is_a_server_for_it() {
+        let mut map = a_healthy_map();
+        let group = map.groups.get_mut(&GroupId(0)).unwrap();
+        (group.members, group.in_sync) = (ids(&["a", "b"]), ids(&["a", "b"]));
+        let short = "1 groups are short of 1 copies:";
+        expect_codes(&map, &facts(), &[("GROUP_SHORT", Health::Warn)]);
+        assert!(checks(&map, &facts())[0].summary.starts_with(short));
+        map.servers.remove(&id("c"));
+        expect_codes(&map, &facts(), &[("NO_SPARE_SERVER", Health::Warn)]);
+    }
+
+    #[test]
     fn copies_that_share_a_zone_are_named_when_they_need_not() {
         let mut map = a_healthy_map();
         for name in ["a", "b"] {
@@ -445,11 +518,20 @@ mod tests {
         map.servers.get_mut(&id("a")).unwrap().disk_used_bytes = 90;
         map.servers.get_mut(&id("b")).unwrap().disk_used_bytes = 99;
         map.servers.get_mut(&id("c")).unwrap().read_only_reason = "fsync failed".into();
-        let expected =
-            [("SERVER_READ_ONLY", Health::Error), ("DISK_FULL", Health::Error), ("DISK_NEARLY_FULL", Health::Warn)];
-        expect_codes(&map, &facts(), &expected);
+        let (read_only, full) = (("SERVER_READ_ONLY", Health::Error), ("DISK_FULL", Health::Error));
+        let (nearly, spare) = (("DISK_NEARLY_FULL", Health::Warn), ("NO_SPARE_SERVER", Health::Warn));
+        expect_codes(&map, &facts(), &[read_only, full, spare, nearly]);
         let subjects: Vec<String> = checks(&map, &facts()).into_iter().flat_map(|check| check.subjects).collect();
-        assert_eq!(subjects, ["c", "b", "a"]);
+        assert_eq!(subjects, ["c", "b", "0", "a"]);
+        map.servers.insert(id("d"), a_server("d"));
+        expect_codes(&map, &facts(), &[read_only, full, nearly]);
+    }
+
+    #[test]
+    fn what_keeps_groups_from_moving_is_named() {
+        let obstacles = Obstacles { without_room: vec![GroupId(0)], shunned: vec![id("b")] };
+        let expected = [("NO_ROOM", Health::Warn), ("MOVES_FAILED", Health::Warn)];
+        expect_codes(&a_healthy_map(), &Facts { obstacles, ..facts() }, &expected);
     }
 
     #[test]

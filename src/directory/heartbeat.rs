@@ -16,20 +16,24 @@ use super::{
     Directory,
     command::Command,
     convert,
-    lease::{Beat, LEASE, Stats, StoreState},
+    hearing::Hearing,
+    lease::{Beat, LEASE, Process, Stats, StoreState},
     streams::{Ended, Sink},
 };
 use crate::{
-    convert::{server_id, store_id},
+    convert::{incarnation, server_id, store_id},
     pb,
     status::{Failure, Reason},
-    types::{BlobId, Epoch, GroupId, ServerId, StoreId},
+    types::{BlobId, Epoch, GroupId, ServerId},
 };
 
 /// Blobs that one answer tells to delete.
 const DELETIONS_MAX: usize = 1000;
 /// Deletions that were told and not confirmed are told again after this.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
+
+/// Why others are to lead the groups of a server that hears nothing of the Directory.
+const DEAF: &str = "it hears nothing of the Directory, which hears it: look at the network between them";
 
 /// Serves one stream until the server leaves it, or falls silent for a lease.
 ///
@@ -69,20 +73,23 @@ struct Directives {
 struct Connection {
     directory: Arc<Directory>,
     server: ServerId,
-    store: StoreId,
+    process: Process,
     /// Deletions that beats have brought and that are not confirmed yet.
     deleted: Mutex<Vec<BlobId>>,
     /// As `deleted`: groups of which the server holds nothing any more.
     emptied: Mutex<Vec<(GroupId, Epoch)>>,
+    hearing: Mutex<Hearing>,
     /// A beat that is not answered yet.
     beaten: Notify,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.directory.leases().disconnected(&self.server, self.store);
+        self.directory.leases().disconnected(&self.server, self.process);
         // A process that is killed lets go of its connections, and nothing listens at its address any more.
-        if !self.directory.leases().is_replaced(&self.server, self.store) && !self.directory.is_down(&self.server) {
+        if !self.directory.leases().is_replaced(&self.server, self.process.store)
+            && !self.directory.is_down(&self.server)
+        {
             self.directory.suspects.add(self.server.clone());
         }
         tracing::debug!(server = %self.server, "a heartbeat stream has ended");
@@ -93,13 +100,19 @@ impl Connection {
     fn open(directory: Arc<Directory>, first: &pb::HeartbeatRequest) -> Result<Self, Failure> {
         let server = server_id("server_id", &first.server_id)?;
         let store = store_id("store_id", &first.store_id)?;
-        directory.leases().connected(&server, store);
+        let incarnation = match first.incarnation.as_str() {
+            "" => None,
+            text => Some(incarnation("incarnation", text)?),
+        };
+        let process = Process { store, incarnation };
+        directory.leases().connected(&server, process);
         Ok(Self {
             directory,
             server,
-            store,
+            process,
             deleted: Mutex::default(),
             emptied: Mutex::default(),
+            hearing: Mutex::default(),
             beaten: Notify::new(),
         })
     }
@@ -118,22 +131,31 @@ impl Connection {
             return Err(Failure::bad_argument("server_id", "one stream is one server's"));
         }
         let blobs = convert::deleted_blobs(&beat.deleted_blobs)?;
+        let is_deaf = {
+            let mut hearing = self.hearing();
+            hearing.beat(beat.heard_answers);
+            hearing.is_deaf()
+        };
+        let read_only_reason = match beat.read_only_reason.as_str() {
+            "" if is_deaf => DEAF.to_owned(),
+            reason => convert::remark(reason),
+        };
         let stats = Stats {
             disk_used_bytes: beat.disk_used_bytes,
             disk_total_bytes: beat.disk_total_bytes,
             blob_count: beat.blob_count,
             stored_bytes: beat.stored_bytes,
-            read_only_reason: convert::remark(&beat.read_only_reason),
+            read_only_reason,
             uploading: convert::uploading_groups(&beat.uploading_groups)?,
             leads: beat.leads,
             store: convert::store_report(beat.store_report.as_ref())?,
         };
         let emptied = convert::reported_groups(&beat.emptied_groups)?;
         let seen = self.directory.time();
-        match self.directory.leases().heard(&self.server, self.store, stats, seen, Instant::now()) {
+        match self.directory.leases().heard(&self.server, self.process, stats, seen, Instant::now()) {
             Beat::Counted => {}
             Beat::NotRegistered => {
-                let text = format_args!("{} has not registered with this data folder", self.server);
+                let text = format_args!("{} has not registered with this data folder and process", self.server);
                 return Err(Failure::new(Reason::ServerNotFound, text).with("server", &self.server));
             }
         }
@@ -147,6 +169,10 @@ impl Connection {
             *self.emptied.lock().unwrap_or_else(PoisonError::into_inner) = emptied;
         }
         Ok(())
+    }
+
+    fn hearing(&self) -> MutexGuard<'_, Hearing> {
+        self.hearing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn deleted(&self) -> MutexGuard<'_, Vec<BlobId>> {
@@ -186,6 +212,7 @@ impl Connection {
                 left_groups: directives.left_groups.into_iter().map(convert::group_epoch).collect(),
             })
             .await?;
+            self.hearing().answered();
             (beaten, map_is_new) = tokio::select! {
                 () = self.beaten.notified() => (true, false),
                 changed = maps.changed() => match changed {

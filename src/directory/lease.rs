@@ -9,10 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::damage::{Reports, StoreReport};
+use super::{
+    command::Registration,
+    damage::{Reports, StoreReport},
+};
 use crate::{
     cluster::Server,
-    types::{GroupId, ServerId, StoreId, Timestamp},
+    types::{GroupId, Incarnation, ServerId, StoreId, Timestamp},
 };
 
 /// How often a server beats at least.
@@ -46,10 +49,32 @@ pub struct Stats {
     pub store: StoreReport,
 }
 
+/// Who goes by a server's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    pub store: StoreId,
+    /// `None`: it has none, as all but file servers.
+    pub incarnation: Option<Incarnation>,
+}
+
+impl Process {
+    pub fn of(registration: &Registration) -> Self {
+        Self { store: registration.store, incarnation: registration.incarnation() }
+    }
+}
+
+/// Another process whose lease lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rival {
+    pub process: Process,
+    /// Whether it has a heartbeat stream.
+    pub is_connected: bool,
+}
+
 /// What is remembered about one server.
 #[derive(Debug)]
 struct Known {
-    store: StoreId,
+    process: Process,
     stats: Stats,
     /// `None`: not since the Directory started.
     last_seen: Option<Timestamp>,
@@ -70,7 +95,7 @@ struct Known {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beat {
     Counted,
-    /// Nobody registered under this name, or somebody with another data folder.
+    /// Nobody registered under this name, or another process.
     NotRegistered,
 }
 
@@ -88,20 +113,21 @@ pub struct Table {
 
 impl Table {
     /// Every server known from before has a fresh lease.
-    pub fn new(servers: impl IntoIterator<Item = (ServerId, StoreId)>, now: Instant) -> Self {
+    pub fn new(servers: impl IntoIterator<Item = (ServerId, Process)>, now: Instant) -> Self {
         let mut table = Self { servers: BTreeMap::new(), last_judged: now };
-        for (server, store) in servers {
-            table.insert(server, store, Stats::default(), None, now);
+        for (server, process) in servers {
+            table.insert(server, process, Stats::default(), None, now);
         }
         // They have beaten to whoever led before.
         table.servers.values_mut().for_each(|known| known.heard = Some(now));
         table
     }
 
-    fn insert(&mut self, server: ServerId, store: StoreId, stats: Stats, seen: Option<Timestamp>, now: Instant) {
-        let streams = self.servers.get(&server).filter(|known| known.store == store).map_or(0, |known| known.streams);
+    fn insert(&mut self, server: ServerId, process: Process, stats: Stats, seen: Option<Timestamp>, now: Instant) {
+        let streams =
+            self.servers.get(&server).filter(|known| known.process == process).map_or(0, |known| known.streams);
         let known = Known {
-            store,
+            process,
             stats,
             last_seen: seen,
             expires: now + LEASE,
@@ -115,8 +141,8 @@ impl Table {
     }
 
     /// A server has registered: its lease begins anew.
-    pub fn registered(&mut self, server: ServerId, store: StoreId, stats: Stats, seen: Timestamp, now: Instant) {
-        self.insert(server, store, stats, Some(seen), now);
+    pub fn registered(&mut self, server: ServerId, process: Process, stats: Stats, seen: Timestamp, now: Instant) {
+        self.insert(server, process, stats, Some(seen), now);
     }
 
     /// Another server has taken its place: its beats do not count before it registers again.
@@ -125,9 +151,9 @@ impl Table {
     }
 
     /// A beat renews the lease.
-    pub fn heard(&mut self, server: &ServerId, store: StoreId, stats: Stats, seen: Timestamp, now: Instant) -> Beat {
+    pub fn heard(&mut self, server: &ServerId, process: Process, stats: Stats, seen: Timestamp, now: Instant) -> Beat {
         match self.servers.get_mut(server) {
-            Some(known) if known.store == store => {
+            Some(known) if known.process == process => {
                 known.expires = now + LEASE;
                 (known.heard, known.asked) = (Some(now), None);
                 let writable = stats.read_only_reason.is_empty();
@@ -142,28 +168,28 @@ impl Table {
     }
 
     /// A heartbeat stream has begun.
-    pub fn connected(&mut self, server: &ServerId, store: StoreId) {
-        if let Some(known) = self.servers.get_mut(server).filter(|known| known.store == store) {
+    pub fn connected(&mut self, server: &ServerId, process: Process) {
+        if let Some(known) = self.servers.get_mut(server).filter(|known| known.process == process) {
             known.streams += 1;
         }
     }
 
     /// A heartbeat stream has ended. The lease goes on: who connects again within it loses nothing.
-    pub fn disconnected(&mut self, server: &ServerId, store: StoreId) {
-        if let Some(known) = self.servers.get_mut(server).filter(|known| known.store == store) {
+    pub fn disconnected(&mut self, server: &ServerId, process: Process) {
+        if let Some(known) = self.servers.get_mut(server).filter(|known| known.process == process) {
             known.streams = known.streams.saturating_sub(1);
         }
     }
 
     /// Whether the server is known with another data folder than `store`.
     pub fn is_replaced(&self, server: &ServerId, store: StoreId) -> bool {
-        self.servers.get(server).is_some_and(|known| known.store != store)
+        self.servers.get(server).is_some_and(|known| known.process.store != store)
     }
 
-    /// Whether a live process with another data folder than `store` goes by this name.
-    pub fn is_taken(&self, server: &ServerId, store: StoreId, now: Instant) -> bool {
-        let alive = |known: &Known| known.streams > 0 && known.expires > now;
-        self.is_replaced(server, store) && self.servers.get(server).is_some_and(alive)
+    /// Who goes by this name, if it is another process than `process` and its lease lasts.
+    pub fn rival(&self, server: &ServerId, process: Process, now: Instant) -> Option<Rival> {
+        let known = self.servers.get(server).filter(|known| known.process != process && known.expires > now)?;
+        Some(Rival { process: known.process, is_connected: known.streams > 0 })
     }
 
     /// What is to be believed of a server's store; nothing while that is not clear.
@@ -272,17 +298,26 @@ mod tests {
         table: Table,
         now: Instant,
         server: ServerId,
-        store: StoreId,
+        process: Process,
+    }
+
+    fn a_process() -> Process {
+        Process { store: StoreId::random(), incarnation: None }
+    }
+
+    /// As a rival of which `process` learns.
+    fn is_taken(setup: &Setup, process: Process) -> bool {
+        setup.table.rival(&setup.server, process, setup.now).is_some_and(|rival| rival.is_connected)
     }
 
     fn a_table_with_one_server() -> Setup {
-        let (server, store, now): (ServerId, _, _) = ("a".parse().unwrap(), StoreId::random(), Instant::now());
-        Setup { table: Table::new([(server.clone(), store)], now), now, server, store }
+        let (server, process, now): (ServerId, _, _) = ("a".parse().unwrap(), a_process(), Instant::now());
+        Setup { table: Table::new([(server.clone(), process)], now), now, server, process }
     }
 
     impl Setup {
         fn beat(&mut self) -> Beat {
-            self.table.heard(&self.server, self.store, Stats::default(), Timestamp(1), self.now)
+            self.table.heard(&self.server, self.process, Stats::default(), Timestamp(1), self.now)
         }
 
         /// Lets time pass as the judge sees it, tick by tick.
@@ -323,7 +358,7 @@ mod tests {
     #[test]
     fn one_that_has_registered_and_not_beaten_yet_is_not_called_silent() {
         let mut setup = a_table_with_one_server();
-        setup.table.registered(setup.server.clone(), setup.store, Stats::default(), Timestamp(1), setup.now);
+        setup.table.registered(setup.server.clone(), setup.process, Stats::default(), Timestamp(1), setup.now);
         setup.pass(LEASE - TICK);
         assert_eq!(setup.table.silent(setup.now), []);
         assert_eq!(setup.pass(TICK), [setup.server.clone()], "its lease runs out all the same");
@@ -349,10 +384,10 @@ mod tests {
     #[test]
     fn a_server_that_connects_again_within_its_lease_stays() {
         let mut setup = a_table_with_one_server();
-        setup.table.connected(&setup.server, setup.store);
-        setup.table.disconnected(&setup.server, setup.store);
+        setup.table.connected(&setup.server, setup.process);
+        setup.table.disconnected(&setup.server, setup.process);
         assert_eq!(setup.pass(LEASE - TICK), []);
-        setup.table.connected(&setup.server, setup.store);
+        setup.table.connected(&setup.server, setup.process);
         assert_eq!(setup.beat(), Beat::Counted);
         assert_eq!(setup.pass(LEASE - TICK), []);
     }
@@ -369,11 +404,11 @@ mod tests {
     #[test]
     fn a_beat_from_another_data_folder_does_not_count() {
         let mut setup = a_table_with_one_server();
-        setup.store = StoreId::random();
+        setup.process = a_process();
         assert_eq!(setup.beat(), Beat::NotRegistered);
         let stranger = "b".parse().unwrap();
         assert_eq!(
-            setup.table.heard(&stranger, setup.store, Stats::default(), Timestamp(1), setup.now),
+            setup.table.heard(&stranger, setup.process, Stats::default(), Timestamp(1), setup.now),
             Beat::NotRegistered
         );
         assert_eq!(setup.pass(LEASE), [setup.server.clone()]);
@@ -387,7 +422,7 @@ mod tests {
         let full = Stats { read_only_reason: "full".into(), ..Stats::default() };
         let read_only = Some(StoreState::ReadOnly { reason: "full".into() });
         for _ in 0..2 {
-            setup.table.heard(&setup.server, setup.store, full.clone(), Timestamp(1), setup.now);
+            setup.table.heard(&setup.server, setup.process, full.clone(), Timestamp(1), setup.now);
             assert_eq!(state(&setup), read_only);
             setup.beat();
             assert_eq!(state(&setup), None);
@@ -403,7 +438,7 @@ mod tests {
     fn what_is_being_uploaded_is_what_the_last_beats_say() {
         let mut setup = a_table_with_one_server();
         let uploading = Stats { uploading: BTreeSet::from([GroupId(7)]), ..Stats::default() };
-        setup.table.heard(&setup.server, setup.store, uploading, Timestamp(1), setup.now);
+        setup.table.heard(&setup.server, setup.process, uploading, Timestamp(1), setup.now);
         assert_eq!(setup.table.uploading(setup.now), BTreeSet::from([GroupId(7)]));
         assert_eq!(setup.table.uploading(setup.now + LEASE), BTreeSet::new(), "it is down");
         setup.beat();
@@ -413,13 +448,28 @@ mod tests {
     #[test]
     fn a_name_is_taken_only_while_its_server_is_connected_and_alive() {
         let mut setup = a_table_with_one_server();
-        let other = StoreId::random();
-        assert!(!setup.table.is_taken(&setup.server, other, setup.now));
-        setup.table.connected(&setup.server, setup.store);
-        assert!(setup.table.is_taken(&setup.server, other, setup.now));
-        assert!(!setup.table.is_taken(&setup.server, setup.store, setup.now));
+        let other = a_process();
+        assert!(!is_taken(&setup, other));
+        setup.table.connected(&setup.server, setup.process);
+        assert!(is_taken(&setup, other));
+        assert!(!is_taken(&setup, setup.process));
         setup.pass(LEASE);
-        assert!(!setup.table.is_taken(&setup.server, other, setup.now));
+        assert!(!is_taken(&setup, other));
+    }
+
+    #[test]
+    fn an_older_process_on_the_same_folder_does_not_count() {
+        let mut setup = a_table_with_one_server();
+        let older = setup.process;
+        setup.process = Process { incarnation: Some(Incarnation::random()), ..older };
+        setup.table.connected(&setup.server, older);
+        assert_eq!(setup.beat(), Beat::NotRegistered, "it has not registered yet");
+        assert!(is_taken(&setup, setup.process));
+        setup.table.registered(setup.server.clone(), setup.process, Stats::default(), Timestamp(2), setup.now);
+        assert_eq!(setup.beat(), Beat::Counted);
+        setup.process = older;
+        assert_eq!(setup.beat(), Beat::NotRegistered);
+        assert!(!setup.table.is_replaced(&setup.server, older.store));
     }
 
     #[test]
@@ -433,12 +483,12 @@ mod tests {
     #[test]
     fn registering_with_another_folder_forgets_the_old_streams() {
         let mut setup = a_table_with_one_server();
-        setup.table.connected(&setup.server, setup.store);
-        let (old, new) = (setup.store, StoreId::random());
+        setup.table.connected(&setup.server, setup.process);
+        let (old, new) = (setup.process, a_process());
         setup.table.registered(setup.server.clone(), new, Stats::default(), Timestamp(2), setup.now);
         setup.table.disconnected(&setup.server, old);
-        assert!(!setup.table.is_taken(&setup.server, old, setup.now));
+        assert!(!is_taken(&setup, old));
         setup.table.connected(&setup.server, new);
-        assert!(setup.table.is_taken(&setup.server, old, setup.now));
+        assert!(is_taken(&setup, old));
     }
 }

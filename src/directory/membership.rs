@@ -89,12 +89,17 @@ pub(super) fn register(tables: &mut Tables, registration: &Registration) -> Resu
     let key = (server_kind_out(registration.kind), server.as_str());
     let before = tables.servers.get(key)?;
     check_not_removed(tables, registration, before.as_ref())?;
+    check_same_folder(registration, before.as_ref())?;
     let draining = before.as_ref().is_some_and(|before| before.draining);
     // It has opened its store anew; whether that takes writes its beats will say.
     let record = ServerRecord {
-        registration: registration.clone(),
+        registration: Registration {
+            incarnations: registration.incarnation().into_iter().collect(),
+            ..registration.clone()
+        },
         down: false,
         read_only_reason: String::new(),
+        read_only_since: None,
         down_since: None,
         draining,
         lost: false,
@@ -141,6 +146,18 @@ fn check_not_removed(tables: &Tables, registration: &Registration, before: Optio
     }
 }
 
+/// A copy of a data folder does not have what was acknowledged since it was made.
+fn check_same_folder(registration: &Registration, before: Option<&ServerRecord>) -> Result<(), Error> {
+    let before = before.map(|before| &before.registration).filter(|before| before.store == registration.store);
+    match before.and_then(|before| Some((before, before.incarnation()?))) {
+        Some((before, newest)) if !registration.follows(Some(newest)) => {
+            let (server, address) = (before.server.clone(), before.address.clone());
+            Err(Rejected::FolderCopied { server, address, newest }.into())
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// The cluster map no longer lists a node of the Directory.
 pub(super) fn forget_node(tables: &mut Tables, server: &ServerId) -> Result<Effect, Error> {
     let key = (server_kind_out(ServerKind::Directory), server.as_str());
@@ -180,24 +197,17 @@ fn replace_lock_service(tables: &mut Tables, registration: &Registration) -> Res
     Ok(())
 }
 
-/// Makes the groups, once there are enough file servers; later, completes those that are short of members.
+/// Makes the groups, once there are enough file servers. Those that are short of members then get more by moves.
 fn make_groups(tables: &mut Tables) -> Result<(), Error> {
+    if tables.groups.table.first()?.is_some() {
+        return Ok(());
+    }
     let settings = tables.cluster()?.settings.clone();
     let candidates: Vec<Candidate> = all_servers(tables, ServerKind::FileServer)?
         .into_iter()
         .filter(|record| record.fitness() >= Fitness::ReadOnly && !record.draining)
         .map(|record| Candidate { server: record.registration.server, zone: record.registration.zone })
         .collect();
-    let groups = all_groups(tables)?;
-    if !groups.is_empty() {
-        let departed = departures::all(tables)?;
-        let may_hold = |server: &ServerId, group| !departed.contains(&(server.clone(), group));
-        for mut group in placement::fill(groups, &candidates, settings.copies, may_hold) {
-            group::next_epoch(&mut group);
-            departures::put_group(tables, &group)?;
-        }
-        return Ok(());
-    }
     if candidates.len() < settings.initial_fileservers as usize {
         return Ok(());
     }
@@ -238,15 +248,25 @@ pub(super) fn mark_up(tables: &mut Tables, server: &ServerId) -> Result<Effect, 
 
 /// The server's store takes no writes: others lead its groups, and go on without it where they can spare it.
 pub(super) fn mark_read_only(tables: &mut Tables, server: &ServerId, reason: &str) -> Result<Effect, Error> {
-    let mark = |record: &mut ServerRecord| reason.clone_into(&mut record.read_only_reason);
+    let now = tables.time;
+    let mark = |record: &mut ServerRecord| {
+        reason.clone_into(&mut record.read_only_reason);
+        record.read_only_since = Some(now);
+    };
     let already = |record: &ServerRecord| !record.read_only_reason.is_empty();
     change_record(tables, server, already, mark, |_| false)
 }
 
-/// The server's store takes writes again.
+/// The server's store takes writes again. Who was to replace it where it is in sync is not needed any more.
 pub(super) fn mark_writable(tables: &mut Tables, server: &ServerId) -> Result<Effect, Error> {
     let already = |record: &ServerRecord| record.read_only_reason.is_empty();
-    change_record(tables, server, already, |record| record.read_only_reason.clear(), |_| false)
+    let record = tables.servers.get((server_kind_out(ServerKind::FileServer), server.as_str()))?;
+    let draining = record.is_some_and(|record| record.draining);
+    let mark = |record: &mut ServerRecord| {
+        record.read_only_reason.clear();
+        record.read_only_since = None;
+    };
+    change_record(tables, server, already, mark, |group| !draining && group::keep_place(group, server))
 }
 
 /// Marks a server, if it is not marked so already, and makes of the groups what follows.
@@ -330,7 +350,8 @@ pub(super) fn add_in_sync(
         return Err(Rejected::StaleEpoch { group, current: config.epoch }.into());
     }
     let mut fleet = Fleet::load(tables)?;
-    if fleet.fitness_of(member) == Fitness::ReadOnly {
+    let record = tables.servers.get((server_kind_out(ServerKind::FileServer), member.as_str()))?;
+    if record.is_some_and(|record| !record.read_only_reason.is_empty()) {
         // Its beats say so, or have not said otherwise for long enough.
         return Err(Rejected::TakesNoWrites { server: member.clone() }.into());
     }

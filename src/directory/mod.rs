@@ -58,11 +58,13 @@ mod open;
 pub mod reader;
 
 pub mod health;
+mod hearing;
 mod heartbeat;
 mod lease;
 mod mover;
 mod overseer;
 mod probe;
+mod setbacks;
 mod streams;
 mod watch;
 
@@ -77,7 +79,7 @@ mod tree;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -103,7 +105,7 @@ use crate::{
         self, cluster_server::ClusterServer, directory_server::DirectoryServer, members_server::MembersServer,
         raft_server::RaftServer,
     },
-    raft::{self, Gate, Group, MembersService, RaftService, Role},
+    raft::{self, Gate, Group, LeadOver, Leading, MembersService, RaftService},
     serve::{Readiness, Services},
     status::{Failure, Reason},
     token::LockKey,
@@ -152,9 +154,9 @@ pub async fn run(options: DirectoryOptions, listener: TcpListener, shutdown: Can
             gate.open(node.group.clone());
             metrics::register(&metrics, &node, &door);
             let belonging = tokio::spawn(belong(data, node.machine.map(), cluster, stop.clone()));
-            let (readiness, join, stop) = (readiness.clone(), node.join.clone(), stop.clone());
-            let part = Part { node, door, readiness, join, stop: stop.clone(), served };
-            let worked = part.play().await;
+            let (group, join) = (node.group.clone(), node.join.clone());
+            let part = Part { node, door, readiness: readiness.clone(), stop: stop.clone(), served };
+            let worked = group.take_part(join, &stop, &part).await;
             stop.cancel();
             // The folder is let go last.
             worked.and(belonging.await.context("belong to a cluster")?)
@@ -202,63 +204,35 @@ struct Part {
     node: Node,
     door: Door,
     readiness: Readiness,
-    join: Vec<String>,
     stop: CancellationToken,
     /// No call is under way any more.
     served: CancellationToken,
 }
 
-impl Part {
-    /// Until `stop`, or until the log or the tables have failed.
-    async fn play(self) -> anyhow::Result<()> {
-        let group = self.node.group.clone();
-        let mut chores = JoinSet::new();
-        chores.spawn(group.clone().become_member(self.join.clone()));
-        chores.spawn(group.clone().promote_learners());
-        let mut role = group.role();
-        let played = loop {
-            let now = role.borrow_and_update().clone();
-            match now {
-                Role::Leader { term } => match self.reign(term).await {
-                    Ok(Ended::Lost) => continue,
-                    Ok(Ended::Stopped) => break Ok(()),
-                    Err(error) => break Err(error),
-                },
-                Role::Other { leader } => {
-                    let status = if leader.is_some() { ServingStatus::Serving } else { ServingStatus::NotServing };
-                    self.door.lead_elsewhere(leader);
-                    self.readiness.set(status).await;
-                }
-                Role::Ended if self.stop.is_cancelled() => break Ok(()),
-                Role::Ended => break Err(anyhow::anyhow!("the log or the tables have failed")),
-            }
-            tokio::select! {
-                () = self.stop.cancelled() => break Ok(()),
-                changed = role.changed() => if changed.is_err() { break Ok(()) },
-            }
-        };
-        self.stop.cancel();
-        chores.shutdown().await;
-        group.hand_over().await;
-        group.stop().await;
-        played
+impl Leading for Part {
+    async fn follow(&self, leader: Option<raft::Node>) {
+        let status = if leader.is_some() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.door.lead_elsewhere(leader);
+        self.readiness.set(status).await;
     }
 
-    /// What goes on while this node leads.
-    async fn reign(&self, term: u64) -> anyhow::Result<Ended> {
+    async fn lead(&self, term: u64) -> anyhow::Result<LeadOver> {
         let lost = CancellationToken::new();
         let streams = self.stop.child_token();
+        // Before the first command of this lead.
+        let newest = self.node.machine.progress().borrow().time;
+        let watch = clock::Watch::new(newest, Instant::now(), retention::WRITES_KEPT);
         let begun = tokio::select! {
             begun = open::begin(&self.node, lost.clone(), streams) => begun,
-            () = self.node.group.leads_no_more(term) => return Ok(Ended::Lost),
+            () = self.node.group.leads_no_more(term) => return Ok(LeadOver::Lost),
         };
-        let open::Reign { directory, driver } = match begun {
-            Ok(reign) => reign,
+        let open::Lead { directory, driver } = match begun {
+            Ok(lead) => lead,
             Err(error) if error.is::<open::Unfit>() => return Err(error),
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "the lead was not taken up");
                 tokio::time::sleep(PAUSE).await;
-                return Ok(Ended::Lost);
+                return Ok(LeadOver::Lost);
             }
         };
         self.door.open(directory.clone());
@@ -267,19 +241,19 @@ impl Part {
         let mut chores = JoinSet::new();
         chores.spawn(overseer::judge_leases(directory.clone()));
         chores.spawn(overseer::look_after_suspects(directory.clone()));
-        chores.spawn(overseer::collect(directory.clone()));
+        chores.spawn(overseer::collect(directory.clone(), watch));
         chores.spawn(overseer::spread_primaries(directory.clone()));
         chores.spawn(overseer::list_nodes(directory.clone()));
         chores.spawn(mover::run(directory.clone()));
         let ended = tokio::select! {
-            () = self.stop.cancelled() => Ok(Ended::Stopped),
-            () = self.node.group.leads_no_more(term) => Ok(Ended::Lost),
+            () = self.stop.cancelled() => Ok(LeadOver::Stopped),
+            () = self.node.group.leads_no_more(term) => Ok(LeadOver::Lost),
             Some(ended) = chores.join_next() => {
-                ended.context("a task that goes on for ever has panicked").map(|()| Ended::Stopped)
+                ended.context("a task that goes on for ever has panicked").map(|()| LeadOver::Stopped)
             }
         };
         chores.shutdown().await;
-        if let Ok(Ended::Lost) = ended {
+        if let Ok(LeadOver::Lost) = ended {
             self.door.lead_elsewhere(None);
             directory.streams.end(raft::Error::NotLeader { leader: None }.into());
             lost.cancel();
@@ -293,12 +267,6 @@ impl Part {
         self.served.cancelled().await;
         driver.stop().await.and(ended)
     }
-}
-
-/// Why a reign is over.
-enum Ended {
-    Lost,
-    Stopped,
 }
 
 /// Before a lead that could not be taken up is tried again.
@@ -318,6 +286,9 @@ pub struct Directory {
     leases: Mutex<lease::Table>,
     prober: Prober,
     suspects: report::Suspects,
+    setbacks: Mutex<setbacks::Setbacks>,
+    /// Had while moves are planned and begun.
+    planning: tokio::sync::Mutex<()>,
     streams: Streams,
 }
 
@@ -335,6 +306,11 @@ impl Directory {
     /// Never held across an await.
     fn leases(&self) -> MutexGuard<'_, lease::Table> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Never held across an await.
+    fn setbacks(&self) -> MutexGuard<'_, setbacks::Setbacks> {
+        self.setbacks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn header(&self, revision: Revision) -> Option<pb::ResponseHeader> {

@@ -113,6 +113,8 @@ pub struct ServerRecord {
     pub down: bool,
     /// Why its store takes no writes; empty: it does.
     pub read_only_reason: String,
+    /// When its store began to take no writes, if it takes none.
+    pub read_only_since: Option<Timestamp>,
     /// When it was last marked down, if it is down.
     pub down_since: Option<Timestamp>,
     /// Its groups are to move to others, and it is given none.

@@ -8,6 +8,7 @@ use super::{
     Directory,
     command::Command,
     error::Rejected,
+    health::Obstacles,
     overseer::Calm,
     plan::{self, Lack, Pace, Patience, Plan, Situation, Standing, Step},
 };
@@ -18,6 +19,8 @@ use crate::{
 };
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Between two times that roles of servers that are drained are passed on: their groups have settled by then.
+const LEADS_INTERVAL: Duration = Duration::from_secs(1);
 /// A Directory that has just begun to lead gives nobody up for so long, or for `repair_after` if that is less: who was down
 /// with it needs a moment to be heard of again.
 const BEGIN_PATIENCE: Duration = Duration::from_secs(60);
@@ -46,6 +49,7 @@ fn command(step: Step) -> Command {
     match step {
         Step::Move { group, epoch, leaving, arriving } => Command::MoveGroup { group, epoch, leaving, arriving },
         Step::Drop { group, epoch } => Command::DropArriving { group, epoch },
+        Step::PassLead { group, epoch } => Command::PassLead { group, epoch },
     }
 }
 
@@ -54,29 +58,50 @@ pub async fn run(directory: Arc<Directory>) {
     let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let begun = Instant::now();
-    let mut calm = Calm::new(begun);
+    let mut turns = Turns { begun, calm: Calm::new(begun), leads_passed: None };
     loop {
         ticks.tick().await;
         // Tried again at the next tick.
-        if let Err(failure) = step(&directory, begun.elapsed(), &mut calm).await {
+        if let Err(failure) = step(&directory, &mut turns).await {
             tracing::warn!(%failure, "groups could not be moved");
         }
     }
 }
 
-async fn step(directory: &Directory, age: Duration, calm: &mut Calm) -> Result<(), Failure> {
-    let Look { situation, rebalancing } = look(directory, age).await?;
+/// What the mover remembers from step to step.
+struct Turns {
+    begun: Instant,
+    calm: Calm,
+    /// When roles of servers that are drained were last passed on.
+    leads_passed: Option<Instant>,
+}
+
+async fn step(directory: &Directory, turns: &mut Turns) -> Result<(), Failure> {
+    let _turn = directory.planning.lock().await;
+    let Look { mut situation, rebalancing } = look(directory, turns.begun.elapsed()).await?;
+    let (now, calm) = (Instant::now(), &mut turns.calm);
     let mut steps = plan::drops(&situation);
+    {
+        let mut setbacks = directory.setbacks();
+        plan::failures(&situation).for_each(|server| setbacks.note(server, now));
+        setbacks.forget_old(now);
+        situation.shunned = setbacks.shunned(now);
+    }
+    if turns.leads_passed.is_some_and(|passed| now.duration_since(passed) < LEADS_INTERVAL) {
+        situation.leads_to_pass = 0;
+    }
     steps.extend(plan::settlements(&situation));
     steps.extend(plan::repairs(&situation, Pace::Bounded).steps);
     let is_calm = calm.is_due(directory.maps.borrow().map_version, Instant::now());
     if rebalancing || is_calm {
         let spread = plan::spread(&situation, Pace::Bounded);
-        if rebalancing && spread.as_ref().is_some_and(Vec::is_empty) && situation.is_level() {
-            directory.proposer.propose(Command::Rebalance { begin: false }).await?;
-        }
-        if is_calm && spread.as_ref().is_some_and(Vec::is_empty) && situation.uploading.is_empty() {
-            calm.done();
+        if spread.as_ref().is_some_and(Vec::is_empty) && plan::is_even(&situation) {
+            if rebalancing && situation.is_level() {
+                directory.proposer.propose(Command::Rebalance { begin: false }).await?;
+            }
+            if is_calm {
+                calm.done();
+            }
         }
         let limit = if rebalancing { usize::MAX } else { CALM_MOVES };
         steps.extend(spread.unwrap_or_default().into_iter().take(limit));
@@ -86,6 +111,9 @@ async fn step(directory: &Directory, age: Duration, calm: &mut Calm) -> Result<(
     }
     for step in &steps {
         tracing::info!(?step, "a group moves");
+    }
+    if steps.iter().any(|step| situation.passes_lead(step)) {
+        turns.leads_passed = Some(now);
     }
     for applied in directory.proposer.propose_all(steps.into_iter().map(command).collect()).await? {
         // The group has changed meanwhile: the next look sees it.
@@ -103,7 +131,7 @@ fn planned(steps: Vec<Step>) -> Vec<pb::PlannedMove> {
             leaving: leaving.as_ref().map(ServerId::to_string).unwrap_or_default(),
             arriving: arriving.to_string(),
         }),
-        Step::Drop { .. } => None,
+        Step::Drop { .. } | Step::PassLead { .. } => None,
     };
     steps.into_iter().filter_map(planned).collect()
 }
@@ -145,6 +173,15 @@ fn nowhere(situation: &Situation, server: &ServerId, lack: Lack, stored_bytes: u
     }
 }
 
+/// What keeps groups from moving.
+pub async fn obstacles(directory: &Directory) -> Result<Obstacles, Failure> {
+    let situation = look(directory, Duration::MAX).await?.situation;
+    let lacking = plan::repairs(&situation, Pace::Everything).lacking;
+    let without_room = lacking.into_iter().filter(|(_, lack)| *lack == Lack::Room).map(|(group, _)| group);
+    let shunned = directory.setbacks().shunned(Instant::now());
+    Ok(Obstacles { without_room: without_room.collect(), shunned: shunned.into_iter().collect() })
+}
+
 /// What is still to be moved.
 pub async fn drain(
     directory: &Directory,
@@ -160,6 +197,8 @@ pub async fn drain(
 }
 
 pub async fn resume(directory: &Directory, server: ServerId) -> Result<(), Failure> {
+    // What was planned while it was drained has begun, and is taken back with the drain.
+    let _turn = directory.planning.lock().await;
     directory.proposer.propose(Command::ResumeServer { server: server.clone() }).await?;
     tracing::info!(%server, "a file server is not drained any more");
     Ok(())

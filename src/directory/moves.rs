@@ -45,7 +45,7 @@ fn put(tables: &mut Tables, group: &mut Group) -> Result<Effect, Error> {
 }
 
 /// A group gets a new member, in the place of `leaving` or in an empty one. One that has arrived already and waits for a
-/// place takes that of `leaving`, who is dead.
+/// place takes that of `leaving`, who is dead or takes no writes.
 pub(super) fn begin(
     tables: &mut Tables,
     group: GroupId,
@@ -89,7 +89,18 @@ pub(super) fn drop_arriving(tables: &mut Tables, group: GroupId, epoch: Epoch) -
     put(tables, &mut config)
 }
 
-/// The server leads nothing where others can, is given nothing, and is moved out of its groups.
+/// The primary, which is being drained, gives its role to another, if there is one that can have it.
+pub(super) fn pass_lead(tables: &mut Tables, group: GroupId, epoch: Epoch) -> Result<Effect, Error> {
+    let mut config = group_at(tables, group, epoch)?;
+    if Fleet::load(tables)?.pass_from_draining(&mut config) {
+        put(tables, &mut config)
+    } else {
+        Ok(Effect::Nothing(Outcome::Done))
+    }
+}
+
+/// The server is given nothing, is moved out of its groups, and passes on what it leads where others can: a few groups at a time,
+/// so that those who write to several of them are not held up by all at once.
 ///
 /// Refused while the others that are up are fewer than a group needs.
 pub(super) fn drain(tables: &mut Tables, server: &ServerId) -> Result<Effect, Error> {

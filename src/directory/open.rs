@@ -93,13 +93,13 @@ pub async fn open(options: &DirectoryOptions, address: SocketAddr) -> anyhow::Re
 }
 
 /// What begins when a node comes to lead; ends with `lost` or `stop`.
-pub struct Reign {
+pub struct Lead {
     pub directory: Arc<Directory>,
     pub driver: Driver,
 }
 
 /// Takes up the lead: makes the cluster if there is none, and gives every server a fresh lease.
-pub async fn begin(node: &Node, lost: CancellationToken, stop: CancellationToken) -> anyhow::Result<Reign> {
+pub async fn begin(node: &Node, lost: CancellationToken, stop: CancellationToken) -> anyhow::Result<Lead> {
     let driver = Driver::start(node.group.clone(), lost, node.counts.clone());
     let proposer = driver.proposer();
     let is_made = node.database.view()?.cluster().is_some();
@@ -122,7 +122,9 @@ pub async fn begin(node: &Node, lost: CancellationToken, stop: CancellationToken
         tracing::info!(%cluster, "made a new cluster");
     }
     let servers = view.servers()?.into_iter().map(|record| record.registration);
-    let others = servers.filter(|known| known.kind != ServerKind::Directory).map(|known| (known.server, known.store));
+    let others = servers
+        .filter(|known| known.kind != ServerKind::Directory)
+        .map(|known| (known.server.clone(), lease::Process::of(&known)));
     let leases = lease::Table::new(others, Instant::now());
     let directory = Directory {
         cluster,
@@ -136,12 +138,14 @@ pub async fn begin(node: &Node, lost: CancellationToken, stop: CancellationToken
         leases: Mutex::new(leases),
         prober: Prober::default(),
         suspects: Suspects::default(),
+        setbacks: Default::default(),
+        planning: Default::default(),
         streams: Streams::new(stop),
     };
-    Ok(Reign { directory: Arc::new(directory), driver })
+    Ok(Lead { directory: Arc::new(directory), driver })
 }
 
-/// No later reign of this node would fare better.
+/// No later lead of this node would fare better.
 #[derive(Debug, thiserror::Error)]
 #[error("the options are not those of this cluster")]
 pub struct Unfit;
@@ -208,5 +212,6 @@ pub fn registration(node: NodeId, at: &raft::Node) -> anyhow::Result<Registratio
         zone: String::new(),
         software_version: env!("CARGO_PKG_VERSION").to_owned(),
         lock_service: None,
+        incarnations: Vec::new(),
     })
 }

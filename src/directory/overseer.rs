@@ -7,7 +7,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::time::{Duration, MissedTickBehavior, interval};
 
 use super::{
-    Directory,
+    Directory, clock,
     command::{Command, Outcome},
     lease, open, report,
 };
@@ -112,13 +112,20 @@ pub async fn list_nodes(directory: Arc<Directory>) {
     }
 }
 
-/// Forgets what is over, a little at a time. Never ends.
-pub async fn collect(directory: Arc<Directory>) {
+/// Forgets what is over, a little at a time, as far as the clock can be believed. Never ends.
+pub async fn collect(directory: Arc<Directory>, mut watch: clock::Watch) {
     let mut ticks = interval(COLLECT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         loop {
+            let now = Instant::now();
+            if let Some(finding) = watch.look(clock::now(), directory.progress.borrow().time, now) {
+                tell(finding);
+            }
+            if !watch.may_forget(now) {
+                break;
+            }
             let collect = Command::Collect { limit: COLLECT_LIMIT };
             match directory.reader.would_change(directory.time(), collect).await {
                 Ok(true) => {}
@@ -137,6 +144,24 @@ pub async fn collect(directory: Arc<Directory>) {
                 }
             }
         }
+    }
+}
+
+fn tell(finding: clock::Finding) {
+    match finding {
+        clock::Finding::Idle(gap) => tracing::info!(
+            "the newest command is {} s old by the clock of this node: as the clock may have leapt, nothing is forgotten for an hour",
+            gap.as_secs()
+        ),
+        clock::Finding::Leapt(ahead) => tracing::warn!(
+            "the clock of this node has leapt ahead by {} s: nothing is forgotten for an hour; see that clocks are synchronised",
+            ahead.as_secs()
+        ),
+        clock::Finding::Behind(behind) => tracing::warn!(
+            "the clock of this node is {} s behind the newest command: times stand still until it has caught up; see that clocks are synchronised",
+            behind.as_secs()
+        ),
+        clock::Finding::CaughtUp => tracing::info!("the clock of this node has caught up with the newest command"),
     }
 }
 

@@ -16,14 +16,18 @@ use crate::{
 /// Moves under way at a time, in all and to one server: each is a member that fetches a whole group.
 const MOVES_MAX: usize = 16;
 const ARRIVALS_MAX: usize = 4;
+/// Roles of servers that are drained that are passed on at a time.
+pub const LEADS_MAX: usize = 8;
 /// Bytes that stay free on a disk whatever moves to it.
-const RESERVE_BYTES: u64 = 1 << 30;
+pub const RESERVE_BYTES: u64 = 1 << 30;
 
 /// How a file server stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     Fit,
     ReadOnly,
+    /// Read-only for so long that it gives up its places.
+    Refusing,
     Draining,
     /// Not for long: it is expected back.
     Down,
@@ -31,6 +35,12 @@ pub enum Standing {
     Away,
     /// For so long that it gives up its places, or it is lost.
     GivenUp,
+}
+
+impl Standing {
+    fn is_live(self) -> bool {
+        matches!(self, Self::Fit | Self::ReadOnly | Self::Refusing | Self::Draining)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +68,10 @@ pub struct Situation {
     pub min_in_sync: usize,
     /// Groups whose lead is better left where it is.
     pub uploading: BTreeSet<GroupId>,
+    /// How many roles of servers that are drained may be passed on now.
+    pub leads_to_pass: usize,
+    /// Servers at which groups could not arrive lately: nothing is begun towards them for a while.
+    pub shunned: BTreeSet<ServerId>,
 }
 
 impl Situation {
@@ -65,12 +79,25 @@ impl Situation {
     pub fn is_level(&self) -> bool {
         self.groups.iter().all(|group| group.replacement.is_none() && group.in_sync.len() == group.members.len())
     }
+
+    /// Whether the step takes the lead from whoever has it.
+    pub fn passes_lead(&self, step: &Step) -> bool {
+        match step {
+            Step::Drop { .. } => false,
+            Step::PassLead { .. } => true,
+            Step::Move { group, leaving, .. } => {
+                let leads = |config: &Group| config.group == *group && leaving.as_ref() == config.primary.as_ref();
+                leaving.is_some() && self.groups.iter().any(leads)
+            }
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     Move { group: GroupId, epoch: Epoch, leaving: Option<ServerId>, arriving: ServerId },
     Drop { group: GroupId, epoch: Epoch },
+    PassLead { group: GroupId, epoch: Epoch },
 }
 
 /// Why a group cannot go on as it should.
@@ -100,35 +127,52 @@ pub struct Plan {
 
 /// Moves whose arriving member cannot go on.
 pub fn drops(situation: &Situation) -> Vec<Step> {
+    stuck(situation).map(|(group, _)| Step::Drop { group: group.group, epoch: group.epoch }).collect()
+}
+
+/// Servers at which groups cannot arrive, for a reason of their own.
+pub fn failures(situation: &Situation) -> impl Iterator<Item = &ServerId> {
+    let is_drained = |server: &ServerId| situation.servers.get(server).is_some_and(|facts| facts.draining);
+    stuck(situation).map(|(_, arriving)| arriving).filter(move |arriving| !is_drained(arriving))
+}
+
+fn stuck(situation: &Situation) -> impl Iterator<Item = (&Group, &ServerId)> {
     let goes_on = |server: &ServerId| {
         let standing = situation.servers.get(server).map(|facts| facts.standing);
         matches!(standing, Some(Standing::Fit | Standing::Down))
     };
-    let stuck = |group: &&Group| {
-        let arriving = group.replacement.as_ref().map(|replacement| &replacement.arriving);
-        arriving.is_some_and(|arriving| !group.is_in_sync(arriving) && !goes_on(arriving))
+    let arriving = |group| -> Option<(&Group, &ServerId)> {
+        let group: &Group = group;
+        Some((group, &group.replacement.as_ref()?.arriving))
     };
-    let drop = |group: &Group| Step::Drop { group: group.group, epoch: group.epoch };
-    situation.groups.iter().filter(stuck).map(drop).collect()
+    let moving = situation.groups.iter().filter_map(arriving);
+    moving.filter(move |(group, arriving)| !group.is_in_sync(arriving) && !goes_on(arriving))
 }
 
 /// Moves that cannot end, because the leaving member is needed while another is gone: the one that has arrived takes that place.
 pub fn settlements(situation: &Situation) -> Vec<Step> {
-    let is_gone =
-        |server: &&ServerId| situation.servers.get(*server).is_none_or(|facts| facts.standing == Standing::GivenUp);
+    let standing = |server: &ServerId| situation.servers.get(server).map(|facts| facts.standing);
+    let is_gone = |server: &&ServerId| matches!(standing(server), None | Some(Standing::GivenUp | Standing::Refusing));
+    let refuses = |server: &ServerId| standing(server) == Some(Standing::Refusing);
+    let is_live = |server: &&ServerId| standing(server).is_some_and(Standing::is_live);
     let settlement = |group: &Group| {
         let arriving =
             &group.replacement.as_ref().filter(|replacement| group.is_in_sync(&replacement.arriving))?.arriving;
-        let is_spared = |member: &&ServerId| !group.is_in_sync(member) || group.in_sync.len() > situation.min_in_sync;
+        let is_spared = |member: &&ServerId| {
+            let others = || group.in_sync.iter().filter(|other| other != member);
+            (!group.is_in_sync(member) || others().count() >= situation.min_in_sync)
+                && (!refuses(member) || others().filter(is_live).count() >= situation.min_in_sync)
+        };
         let gone = group.members.iter().filter(|member| is_gone(member) && is_spared(member));
-        let leaving = gone.min_by_key(|member| group.is_in_sync(member))?.clone();
+        let leaving = gone.min_by_key(|member| (refuses(member), group.is_in_sync(member)))?.clone();
         let (group, epoch, arriving) = (group.group, group.epoch, arriving.clone());
         Some(Step::Move { group, epoch, leaving: Some(leaving), arriving })
     };
     situation.groups.iter().filter_map(settlement).collect()
 }
 
-/// New members for groups that are short, or whose members are gone or drained.
+/// New members for groups that are short, or whose members are gone or drained; and other primaries for groups that are led by
+/// those who are drained.
 pub fn repairs(situation: &Situation, pace: Pace) -> Plan {
     let mut planner = Planner::new(situation, pace);
     let mut groups: Vec<&Group> = situation.groups.iter().filter(|group| group.replacement.is_none()).collect();
@@ -146,6 +190,9 @@ pub fn repairs(situation: &Situation, pace: Pace) -> Plan {
             }
         }
     }
+    for group in &situation.groups {
+        plan.steps.extend(planner.pass_lead(group));
+    }
     plan
 }
 
@@ -161,6 +208,15 @@ pub fn spread(situation: &Situation, pace: Pace) -> Option<Vec<Step>> {
         steps.push(planner.begin(group, Some(&leaving), &arriving));
     }
     Some(steps)
+}
+
+/// Whether nothing is left to be spread, also by and by and towards servers that are left alone for now.
+pub fn is_even(situation: &Situation) -> bool {
+    let mut open = situation.clone();
+    open.shunned.clear();
+    open.uploading.clear();
+    open.servers.values_mut().for_each(|facts| facts.is_heard = true);
+    spread(&open, Pace::Everything).is_some_and(|steps| steps.is_empty())
 }
 
 /// How many of the servers share a zone with one before them.
@@ -192,6 +248,10 @@ struct Planner<'s> {
     arrivals: BTreeMap<ServerId, usize>,
     moves: usize,
     planned: BTreeSet<GroupId>,
+    /// Roles of servers that are drained that are still to be passed on now.
+    leads_to_pass: usize,
+    /// Groups that are without a move, and of which a server that is up has not all yet.
+    catching_up: BTreeMap<&'s ServerId, usize>,
     /// Groups of which each server has all.
     held: BTreeMap<&'s ServerId, u64>,
 }
@@ -205,6 +265,8 @@ impl<'s> Planner<'s> {
             arrivals: BTreeMap::new(),
             moves: 0,
             planned: BTreeSet::new(),
+            leads_to_pass: if pace == Pace::Everything { usize::MAX } else { situation.leads_to_pass },
+            catching_up: BTreeMap::new(),
             held: BTreeMap::new(),
         };
         for group in &situation.groups {
@@ -216,8 +278,9 @@ impl<'s> Planner<'s> {
                     *load += 1;
                 }
             }
-            if let Some(replacement) = &group.replacement {
-                planner.count_arrival(&replacement.arriving);
+            match &group.replacement {
+                Some(replacement) => planner.count_arrival(&replacement.arriving),
+                None => planner.count_catching_up(group),
             }
         }
         planner
@@ -226,6 +289,14 @@ impl<'s> Planner<'s> {
     fn count_arrival(&mut self, server: &ServerId) {
         self.moves += 1;
         *self.arrivals.entry(server.clone()).or_default() += 1;
+    }
+
+    fn count_catching_up(&mut self, group: &'s Group) {
+        for member in group.members.iter().filter(|member| !group.is_in_sync(member)) {
+            if self.standing(member) == Standing::Fit {
+                *self.catching_up.entry(member).or_default() += 1;
+            }
+        }
     }
 
     fn facts(&self, server: &ServerId) -> Option<&'s ServerFacts> {
@@ -244,32 +315,61 @@ impl<'s> Planner<'s> {
         self.pace == Pace::Everything || self.moves < MOVES_MAX
     }
 
+    /// As [`Planner::has_turn`], for an empty place. Who fills one is seen only to catch up, like one that is back; so places are
+    /// filled while few groups do.
+    fn has_turn_to_fill(&self) -> bool {
+        let catching_up: usize = self.catching_up.values().sum();
+        self.pace == Pace::Everything || self.moves + catching_up < MOVES_MAX
+    }
+
+    fn catching_up(&self, server: &ServerId) -> usize {
+        self.catching_up.get(server).copied().unwrap_or_default()
+    }
+
+    /// Whether the group is led by a server that is drained, and another could lead it.
+    fn is_led_by_draining(&self, group: &Group) -> bool {
+        let primary = group.primary.as_ref();
+        primary.is_some_and(|primary| self.standing(primary) == Standing::Draining)
+            && group.in_sync.iter().any(|member| self.standing(member) == Standing::Fit)
+    }
+
+    /// The role of a primary that is drained goes to another, if it is its turn and no other step concerns the group.
+    fn pass_lead(&mut self, group: &Group) -> Option<Step> {
+        let is_free = group.replacement.is_none() && !self.planned.contains(&group.group);
+        let passes = self.leads_to_pass > 0 && is_free && self.is_led_by_draining(group);
+        passes.then(|| {
+            self.leads_to_pass -= 1;
+            Step::PassLead { group: group.group, epoch: group.epoch }
+        })
+    }
+
     fn live_in_sync(&self, group: &Group) -> usize {
-        let is_live = |standing| matches!(standing, Standing::Fit | Standing::ReadOnly | Standing::Draining);
-        group.in_sync.iter().filter(|member| is_live(self.standing(member))).count()
+        group.in_sync.iter().filter(|member| self.standing(member).is_live()).count()
     }
 
     /// `Some(None)`: the group has an empty place.
     fn who_leaves(&self, group: &'s Group, wanted: Wanted) -> Option<Option<&'s ServerId>> {
         let is_draining = |member: &&ServerId| self.facts(member).is_some_and(|facts| facts.draining);
-        let gone = |member: &&ServerId| self.standing(member) == Standing::GivenUp;
+        let stands = |standing| group.members.iter().find(|member| self.standing(member) == standing);
         match wanted {
             Wanted::Drain => group.members.iter().find(is_draining).map(Some),
             Wanted::Heal if group.members.len() < self.situation.copies => Some(None),
-            Wanted::Heal => group.members.iter().find(gone).map(Some),
+            Wanted::Heal => stands(Standing::GivenUp).or_else(|| stands(Standing::Refusing)).map(Some),
         }
     }
 
     /// The best server for a copy of the group.
     fn target(&self, group: &Group, leaving: Option<&ServerId>) -> Result<ServerId, Lack> {
-        if !self.has_turn() {
+        let fills = leaving.is_none();
+        let leads = leaving.is_some_and(|leaving| group.is_primary(leaving));
+        if !self.has_turn() || (fills && !self.has_turn_to_fill()) || (leads && self.leads_to_pass == 0) {
             return Err(Lack::Turn);
         }
         let fit: Vec<&ServerId> = self.fit().filter(|server| self.may_hold(server, group)).collect();
         let roomy: Vec<&ServerId> = fit.iter().copied().filter(|server| self.has_room(server, group)).collect();
         let best = roomy
             .iter()
-            .filter(|server| self.has_place(server))
+            .filter(|server| self.has_place(server) && !(fills && self.catches_up(server)))
             .min_by_key(|server| (self.shared_with(group, leaving, server), self.load(server), (**server).clone()));
         match best {
             Some(best) => Ok((*best).clone()),
@@ -288,16 +388,27 @@ impl<'s> Planner<'s> {
         !group.is_member(server) && !self.situation.departures.contains(&(server.clone(), group.group))
     }
 
-    /// Few enough groups are on their way there.
+    /// Few enough groups are on their way there, and that went well lately.
     fn has_place(&self, server: &ServerId) -> bool {
-        let few = || self.arrivals.get(server).copied().unwrap_or_default() < ARRIVALS_MAX;
-        self.pace == Pace::Everything || (self.facts(server).is_some_and(|facts| facts.is_heard) && few())
+        let is_heard = || self.facts(server).is_some_and(|facts| facts.is_heard);
+        let few = || self.arrivals(server) < ARRIVALS_MAX;
+        self.pace == Pace::Everything || (is_heard() && few() && !self.situation.shunned.contains(server))
     }
 
-    /// For this group and for what is on its way there already.
+    /// It has as much to fetch as it may have, for groups that do not move.
+    fn catches_up(&self, server: &ServerId) -> bool {
+        self.pace == Pace::Bounded && self.arrivals(server) + self.catching_up(server) >= ARRIVALS_MAX
+    }
+
+    fn arrivals(&self, server: &ServerId) -> usize {
+        self.arrivals.get(server).copied().unwrap_or_default()
+    }
+
+    /// For this group and for what is on its way there already, to fill places as well.
     fn has_room(&self, server: &ServerId, group: &Group) -> bool {
         let Some(free) = self.facts(server).and_then(|facts| facts.free_bytes) else { return true };
-        let coming = self.arrivals.get(server).copied().unwrap_or_default() as u64 + 1;
+        let filling = self.catching_up(server).min(ARRIVALS_MAX);
+        let coming = (self.arrivals(server) + filling) as u64 + 1;
         let bytes = self.bytes_of(group);
         bytes == 0 || bytes.saturating_mul(coming).saturating_add(RESERVE_BYTES) <= free
     }
@@ -324,6 +435,9 @@ impl<'s> Planner<'s> {
     fn begin(&mut self, group: &Group, leaving: Option<&ServerId>, arriving: &ServerId) -> Step {
         self.count_arrival(arriving);
         self.planned.insert(group.group);
+        if leaving.is_some_and(|leaving| group.is_primary(leaving)) {
+            self.leads_to_pass = self.leads_to_pass.saturating_sub(1);
+        }
         if let Some(load) = leaving.and_then(|leaving| self.loads.get_mut(leaving)) {
             *load = load.saturating_sub(1);
         }

@@ -8,6 +8,8 @@
 //!
 //! Everything is found by queues in the order of time; nothing scans.
 
+use std::time::Duration;
+
 use redb::ReadableTable;
 
 use crate::types::{Inode, Revision, Timestamp, Version};
@@ -24,7 +26,8 @@ use super::{
 };
 
 /// How long the outcome of a write id is remembered: longer than a write may take to be committed.
-pub(super) const WRITES_KEPT_MS: u64 = 60 * 60_000;
+pub(super) const WRITES_KEPT: Duration = Duration::from_secs(60 * 60);
+pub(super) const WRITES_KEPT_MS: u64 = WRITES_KEPT.as_millis() as u64;
 /// Versions that one write can queue to be forgotten: more than one only after `keep_versions` was lowered.
 const RETIRED_PER_WRITE: usize = 16;
 

@@ -220,6 +220,7 @@ fn dispatch(tables: &mut Tables, command: &Command) -> Result<Effect, Error> {
             moves::begin(tables, *group, *epoch, leaving.as_ref(), arriving)
         }
         Command::DropArriving { group, epoch } => moves::drop_arriving(tables, *group, *epoch),
+        Command::PassLead { group, epoch } => moves::pass_lead(tables, *group, *epoch),
         Command::DrainServer { server } => moves::drain(tables, server),
         Command::ResumeServer { server } => moves::resume(tables, server),
         Command::RemoveServer { server, lost } => moves::remove(tables, server, *lost),

@@ -47,6 +47,7 @@ impl Asked {
             | Command::ChangeSettings { .. }
             | Command::MoveGroup { .. }
             | Command::DropArriving { .. }
+            | Command::PassLead { .. }
             | Command::DrainServer { .. }
             | Command::ResumeServer { .. }
             | Command::RemoveServer { .. }

@@ -4,7 +4,10 @@
 //! Beats never wait for a disk: deletions are done aside, and confirmed in a later beat.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -35,6 +38,10 @@ const CONFIRMATIONS_QUEUE_MAX: usize = 100_000;
 /// As many as there can be.
 const LEFT_GROUPS_MAX: usize = 65_536;
 
+/// One whose predecessor is said to run for as long has a copy of its data folder. That of a machine that lost its power is said to
+/// run until its lease is over, which is seconds.
+const RIVAL_PATIENCE: Duration = Duration::from_secs(10);
+
 /// A write that takes as long is an upload, which may be more than its client can send again.
 const UPLOAD: Duration = Duration::from_secs(1);
 
@@ -62,10 +69,12 @@ pub async fn register(node: &Node, presence: &Presence) -> Result<pb::RegisterSe
         disk_used_bytes: status.disk_used_bytes,
         disk_total_bytes: status.disk_total_bytes,
         blob_count: status.blob_count,
+        incarnations: node.incarnations.iter().map(ToString::to_string).collect(),
         ..Default::default()
     };
     let mut said = String::new();
     let mut strangers = 0;
+    let mut rival_since = None;
     loop {
         let answer = node.directory.answer(node.directory.cluster()?.register_server(request.clone())).await;
         match answer {
@@ -74,7 +83,13 @@ pub async fn register(node: &Node, presence: &Presence) -> Result<pb::RegisterSe
             Err(Error::Refused(failure)) if matches!(failure.reason, Reason::BadArgument | Reason::ServerRemoved) => {
                 return Err(Error::Refused(failure));
             }
+            Err(Error::Refused(failure)) if is_copied(&failure) => return Err(Error::Refused(failure)),
             Err(error) => {
+                let is_rival = matches!(&error, Error::Refused(failure) if is_rival(failure));
+                rival_since = is_rival.then(|| rival_since.unwrap_or_else(Instant::now));
+                if rival_since.is_some_and(|since| since.elapsed() >= RIVAL_PATIENCE) {
+                    return Err(error);
+                }
                 // Nor does it where all that are known are another cluster's.
                 let is_stranger = matches!(&error, Error::Refused(failure) if failure.reason == Reason::OtherCluster);
                 strangers = if is_stranger { strangers + 1 } else { 0 };
@@ -90,6 +105,16 @@ pub async fn register(node: &Node, presence: &Presence) -> Result<pb::RegisterSe
             }
         }
     }
+}
+
+/// The data folder has gone on without this copy of it.
+fn is_copied(failure: &Failure) -> bool {
+    is_rival(failure) && failure.metadata.contains_key("incarnation")
+}
+
+/// Another process has a data folder of the same origin.
+fn is_rival(failure: &Failure) -> bool {
+    failure.reason == Reason::EntryExists && failure.metadata.contains_key("address")
 }
 
 fn take_registration(node: &Node, answer: pb::RegisterServerResponse) -> Result<pb::RegisterServerResponse, Error> {
@@ -140,6 +165,11 @@ pub async fn run(node: Arc<Node>, presence: Presence, registered: pb::RegisterSe
                     tracing::error!(%failure, "this server stops");
                     return node.shutdown.cancel();
                 }
+                Err(Error::Refused(failure)) if is_rival(&failure) => {
+                    tracing::error!(%failure, "this server stops");
+                    node.deposed.get_or_init(|| failure);
+                    return node.shutdown.cancel();
+                }
                 Err(error) => tracing::warn!(%error, "the answer to a registration makes no sense"),
             }
         }
@@ -170,7 +200,9 @@ async fn beat(
         ms => Duration::from_millis(ms),
     };
     let (beats, outgoing) = mpsc::channel(4);
-    let first = next_beat(node, confirmed);
+    // The Directory has others lead while it is heard and we are not.
+    let heard = AtomicU64::new(0);
+    let first = next_beat(node, &heard, confirmed);
     beats.try_send(first).map_err(|_| Error::Stopping)?;
     let asked = node.directory.asked();
     let opened = node.directory.answer(node.directory.cluster()?.heartbeat(ReceiverStream::new(outgoing))).await;
@@ -181,7 +213,7 @@ async fn beat(
         loop {
             ticks.tick().await;
             let Ok(room) = beats.reserve().await else { return Err(Error::EndedEarly) };
-            room.send(next_beat(node, confirmed));
+            room.send(next_beat(node, &heard, confirmed));
         }
     };
     let listen = async {
@@ -190,6 +222,7 @@ async fn beat(
                 answer = timeout(SILENCE, answers.message()) => answer.map_err(|_| Error::Idle(SILENCE))??,
                 () = node.directory.superseded(&asked) => return Err(Error::EndedEarly),
             };
+            heard.fetch_add(1, Ordering::Relaxed);
             on_answer(node, answer.ok_or(Error::EndedEarly)?, deletions)?;
         }
     };
@@ -199,12 +232,13 @@ async fn beat(
     }
 }
 
-fn next_beat(node: &Node, confirmed: &mut mpsc::Receiver<BlobId>) -> pb::HeartbeatRequest {
+fn next_beat(node: &Node, heard: &AtomicU64, confirmed: &mut mpsc::Receiver<BlobId>) -> pb::HeartbeatRequest {
     let status = node.store.status();
     let deleted = std::iter::from_fn(|| confirmed.try_recv().ok()).take(CONFIRMATIONS_MAX);
     pb::HeartbeatRequest {
         server_id: node.me.to_string(),
         store_id: node.store_id.to_string(),
+        incarnation: node.incarnations.first().map(ToString::to_string).unwrap_or_default(),
         disk_used_bytes: status.disk_used_bytes,
         disk_total_bytes: status.disk_total_bytes,
         blob_count: status.blob_count,
@@ -217,6 +251,7 @@ fn next_beat(node: &Node, confirmed: &mut mpsc::Receiver<BlobId>) -> pb::Heartbe
         deleted_blobs: deleted.map(|blob| blob.to_string()).collect(),
         read_only_reason: status.read_only.unwrap_or_default(),
         store_report: Some(losses::report(node)),
+        heard_answers: Some(heard.load(Ordering::Relaxed)),
         uploading_groups: node.in_flight.lasting(UPLOAD, Instant::now()).into_iter().map(|group| group.0).collect(),
         ..Default::default()
     }

@@ -39,7 +39,7 @@ pub fn register(metrics: &Metrics, node: &Arc<Node>) {
         let blobs = status.map(|status| status.blob_count as f64);
         samples.gauge("dfs_fileserver_blobs", "Blobs on the disk", blobs);
         let read_only = status.map(|status| f64::from(u8::from(status.read_only.is_some())));
-        samples.gauge("dfs_fileserver_read_only", "1 if the store takes no writes", read_only);
+        samples.gauge("dfs_fileserver_read_only", "1 if the store takes no writes, or its disk no data", read_only);
         let damaged = status.map(|status| status.damaged_chunk_count as f64);
         samples.gauge("dfs_fileserver_damaged_chunks", "Chunks that are damaged now and not served", damaged);
         let repaired = status.map_or(0, |status| status.repaired_chunk_count);

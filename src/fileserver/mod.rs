@@ -33,6 +33,7 @@ pub mod directory_link;
 pub mod doubt;
 pub mod heartbeat;
 pub mod in_flight;
+pub mod incarnation;
 pub mod map;
 pub mod metrics;
 pub mod node;
@@ -74,7 +75,7 @@ use crate::{
     durable::DataDir,
     pb::{self, file_server_server::FileServerServer},
     serve::{Readiness, Services},
-    types::ClusterId,
+    types::{ClusterId, Incarnation},
 };
 
 /// In the data folder.
@@ -90,9 +91,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Runs a file server until the shutdown.
 pub async fn run(options: FileServerOptions, listener: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
     let bound = listener.local_addr().context("address listened on")?;
-    let (folder, store) = open(&options).await?;
+    let (folder, store, incarnations) = open(&options).await?;
     let shutdown = shutdown.child_token();
-    let (node, background) = assemble(&options, &folder, store, &shutdown)?;
+    let (node, background) = assemble(&options, &folder, store, incarnations, &shutdown)?;
     let presence = Presence {
         address: options.common.advertised(bound),
         external_address: options.common.advertised_external(bound),
@@ -117,7 +118,10 @@ pub async fn run(options: FileServerOptions, listener: TcpListener, shutdown: Ca
         tracing::warn!("some tasks did not end in time");
     }
     node.store.close().await;
-    served
+    match node.deposed.get() {
+        Some(failure) => Err(failure.clone().into()),
+        None => served,
+    }
 }
 
 /// Makes this server one of its cluster, and starts what runs beside the calls. Goes on until dropped, or fails.
@@ -132,7 +136,14 @@ async fn join(
     let header = registered.header.as_ref().context("the Directory answers without a header")?;
     let cluster: ClusterId = header.cluster_id.parse().context("cluster id of the Directory")?;
     let folder = folder.clone();
-    tokio::task::spawn_blocking(move || locked(&folder).set_cluster_id(cluster)).await??;
+    let keep = move || {
+        let mut folder = locked(&folder);
+        if let Err(error) = incarnation::registered(folder.path()) {
+            tracing::warn!(%error, "the oldest processes of the data folder cannot be forgotten");
+        }
+        folder.set_cluster_id(cluster)
+    };
+    tokio::task::spawn_blocking(keep).await??;
     node.directory.belong_to(cluster);
     background.start(node, Presence { cluster: Some(cluster), ..presence }, registered);
     readiness.set(ServingStatus::Serving).await;
@@ -140,8 +151,8 @@ async fn join(
     std::future::pending().await
 }
 
-/// Opens the data folder and its store, away from the async threads: replaying a log takes its time.
-async fn open(options: &FileServerOptions) -> anyhow::Result<(DataDir, Store)> {
+/// Opens the data folder and its store, and begins an incarnation, away from the async threads: replaying a log takes its time.
+async fn open(options: &FileServerOptions) -> anyhow::Result<(DataDir, Store, Vec<Incarnation>)> {
     let data = options.common.data.clone();
     let (segment_bytes, reserve_bytes, scrub_bytes_per_second) =
         (options.segment_bytes, options.reserve_bytes, options.scrub_rate);
@@ -154,7 +165,8 @@ async fn open(options: &FileServerOptions) -> anyhow::Result<(DataDir, Store)> {
             scrub_bytes_per_second,
         })?;
         tracing::info!(?recovered, "store opened");
-        anyhow::Ok((folder, store))
+        let incarnations = incarnation::begin(folder.path())?;
+        anyhow::Ok((folder, store, incarnations))
     });
     opened.await?.with_context(|| format!("open the data folder {}", options.common.data.display()))
 }
@@ -171,6 +183,7 @@ fn assemble(
     options: &FileServerOptions,
     folder: &DataDir,
     store: Store,
+    incarnations: Vec<Incarnation>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<(Arc<Node>, Background)> {
     let me = options.common.id.clone();
@@ -183,6 +196,8 @@ fn assemble(
     let node = Node {
         me: me.clone(),
         store_id: folder.store_id(),
+        incarnations,
+        deposed: Default::default(),
         doubt: Doubt::new(store.clone()),
         store,
         map,

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -31,7 +31,8 @@ use super::{
 };
 use crate::{
     convert, pb,
-    types::{BlobId, CHUNK_LENGTH_MAX, GroupId, ServerId, StoreId, Timestamp},
+    status::Failure,
+    types::{BlobId, CHUNK_LENGTH_MAX, GroupId, Incarnation, ServerId, StoreId, Timestamp},
 };
 
 /// For all frames that are on their way through this server to disks and replicas.
@@ -88,6 +89,10 @@ async fn take(share: &Arc<Semaphore>, bytes: usize) -> Memory {
 pub struct Node {
     pub me: ServerId,
     pub store_id: StoreId,
+    /// This process's, and those of its data folder before it; newest first.
+    pub incarnations: Vec<Incarnation>,
+    /// Why this process must end: another has gone on under its id.
+    pub deposed: OnceLock<Failure>,
     pub store: Store,
     pub doubt: Doubt,
     pub map: Map,

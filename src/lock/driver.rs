@@ -35,7 +35,7 @@ use crate::{
         state::{LockView, Standing, State},
         tables::rows,
     },
-    raft::{self, Answer as Applied, Group},
+    raft::{self, Answer as Applied, Group, LeadOver},
     types::{FencingToken, LeadId, Path, Revision, Timestamp},
 };
 
@@ -73,15 +73,6 @@ impl Log for GroupLog {
             false => Err(raft::Error::NotLeader { leader: None }),
         }
     }
-}
-
-/// Why a driver has ended.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// Nobody asks any more.
-    Stopped,
-    /// Its decisions count no more, or it is not known whether the last ones do.
-    Deposed,
 }
 
 pub(super) struct Driver<L> {
@@ -156,9 +147,9 @@ impl<L: Log> Driver<L> {
     }
 
     /// Until `served`, or until the lead is `lost`: then whoever still waits is told.
-    pub async fn run(mut self, lost: CancellationToken, served: CancellationToken) -> Ended {
+    pub async fn run(mut self, lost: CancellationToken, served: CancellationToken) -> LeadOver {
         let ended = self.take_turns(&lost, &served).await;
-        if ended == Ended::Deposed {
+        if ended == LeadOver::Lost {
             self.requests.close();
             while let Some(request) = self.requests.recv().await {
                 request.refuse(Error::Group(raft::Error::NotLeader { leader: None }));
@@ -170,15 +161,15 @@ impl<L: Log> Driver<L> {
         ended
     }
 
-    async fn take_turns(&mut self, lost: &CancellationToken, served: &CancellationToken) -> Ended {
+    async fn take_turns(&mut self, lost: &CancellationToken, served: &CancellationToken) -> LeadOver {
         let mut requests = Vec::with_capacity(MAILBOX);
         loop {
             let mut commands = Vec::new();
             let wake = self.wake_at();
             tokio::select! {
-                () = lost.cancelled() => return Ended::Deposed,
-                () = served.cancelled() => return Ended::Stopped,
-                received = self.requests.recv_many(&mut requests, MAILBOX) => if received == 0 { return Ended::Stopped },
+                () = lost.cancelled() => return LeadOver::Lost,
+                () = served.cancelled() => return LeadOver::Stopped,
+                received = self.requests.recv_many(&mut requests, MAILBOX) => if received == 0 { return LeadOver::Stopped },
                 (path, token) = self.fences.next_raised() => commands.push(Command::FenceRaised { path, token }),
                 gone = self.fan_out.next_gone() => self.fan_out.drop_gone(gone, &self.state, self.now),
                 () = sleep_until(wake) => {}
@@ -201,7 +192,7 @@ impl<L: Log> Driver<L> {
                         answer.refuse(Error::Group(error.clone()));
                     }
                     if is_ahead {
-                        return Ended::Deposed;
+                        return LeadOver::Lost;
                     }
                 }
             }

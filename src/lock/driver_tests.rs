@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     command::{IfHeld, Membership},
-    driver::{Driver, Ended, Log},
+    driver::{Driver, Log},
     entry::Entry,
     error::Error,
     fence::Directories,
@@ -26,7 +26,7 @@ use super::{
     tables,
 };
 use crate::{
-    raft::{self, Answer, Machine, Store},
+    raft::{self, Answer, LeadOver, Machine, Store},
     types::{ClusterId, FencingToken, LeadId, LockMode, Path, SessionId},
 };
 
@@ -109,7 +109,7 @@ struct Lead {
     handle: Handle,
     lost: CancellationToken,
     served: CancellationToken,
-    task: JoinHandle<Ended>,
+    task: JoinHandle<LeadOver>,
 }
 
 fn begin(group: &Arc<Group>) -> Lead {
@@ -142,14 +142,14 @@ impl Lead {
 
     async fn end(self) {
         self.served.cancel();
-        assert_eq!(self.task.await.unwrap(), Ended::Stopped);
+        assert_eq!(self.task.await.unwrap(), LeadOver::Stopped);
     }
 
     /// As the node's part does when it finds that another one leads.
     async fn lose(self) {
         self.handle.end().lose_lead();
         self.lost.cancel();
-        assert_eq!(self.task.await.unwrap(), Ended::Deposed);
+        assert_eq!(self.task.await.unwrap(), LeadOver::Lost);
     }
 }
 
@@ -180,7 +180,7 @@ async fn nobody_is_told_what_the_log_did_not_take() {
 
     group.mood.send_replace(Mood::Led);
     not_leader(lead.handle.release(holder, at("/f"), None).await);
-    assert_eq!(lead.task.await.unwrap(), Ended::Deposed, "its state is ahead of the tables");
+    assert_eq!(lead.task.await.unwrap(), LeadOver::Lost, "its state is ahead of the tables");
     assert!(waiting.progress.changed().await.is_err(), "the wait ends, and not with a grant");
     assert!(matches!(*waiting.progress.borrow(), Progress::Waiting { .. }));
     assert_eq!(group.revision(), revision);
@@ -201,7 +201,7 @@ async fn a_deposed_leader_renews_nothing_tells_nothing_and_grants_nothing() {
     not_leader(lead.acquire(session, "/f").await.map(|_| ()));
     assert!(!lead.task.is_finished(), "nothing was decided that others do not know");
     not_leader(lead.acquire(session, "/g").await.map(|_| ()));
-    assert_eq!(lead.task.await.unwrap(), Ended::Deposed);
+    assert_eq!(lead.task.await.unwrap(), LeadOver::Lost);
 }
 
 #[tokio::test]
@@ -285,7 +285,7 @@ async fn an_entry_of_the_lead_before_that_comes_late_is_refused_and_ends_its_dri
     let session = old.a_session().await;
     let next = begin(&group);
     not_leader(old.acquire(session, "/f").await.map(|_| ()));
-    assert_eq!(old.task.await.unwrap(), Ended::Deposed);
+    assert_eq!(old.task.await.unwrap(), LeadOver::Lost);
     let state = tables::read_state(&group.store.begin_read().unwrap()).unwrap();
     assert!(!matches!(state.standing(session, &at("/f")), Some(Standing::Holds(_))));
     token(&next.acquire(session, "/f").await.unwrap());

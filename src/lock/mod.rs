@@ -111,7 +111,7 @@ pub async fn run(options: LockOptions, listener: TcpListener, shutdown: Cancella
                 member.run(stop).inspect(move |_| drop(ends))
             });
             let (readiness, join, stop) = (readiness.clone(), node.join.clone(), stop.clone());
-            let worked = Part { node, door, readiness, join, stop: stop.clone(), served }.play().await;
+            let worked = Part { node, door, readiness, stop: stop.clone(), served }.play(join).await;
             stop.cancel();
             // The folder is let go last.
             worked.and(belonging.await.context("belong to a cluster")?)

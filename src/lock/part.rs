@@ -2,19 +2,18 @@
 
 use std::time::Duration;
 
-use tokio::{sync::watch, task::JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic_health::ServingStatus;
 
 use crate::{
     lock::{
-        driver::Ended,
         error::Error,
         handle::{End, Handle},
         machine::Progress,
         open::{self, BeginError, Node},
     },
-    raft::{self, Role},
+    raft::{self, LeadOver, Leading},
     serve::Readiness,
 };
 
@@ -115,7 +114,6 @@ pub(super) struct Part {
     pub node: Node,
     pub door: Door,
     pub readiness: Readiness,
-    pub join: Vec<String>,
     pub stop: CancellationToken,
     /// No call is under way any more.
     pub served: CancellationToken,
@@ -123,39 +121,21 @@ pub(super) struct Part {
 
 impl Part {
     /// Until `stop`, or until the log or the tables have failed.
-    pub async fn play(self) -> anyhow::Result<()> {
-        let group = self.node.group.clone();
-        let mut chores = JoinSet::new();
-        chores.spawn(group.clone().become_member(self.join.clone()));
-        chores.spawn(group.clone().promote_learners());
-        chores.spawn(tell_readiness(self.door.clone(), self.node.machine.progress(), self.readiness.clone()));
-        let mut role = group.role();
-        let played = loop {
-            let now = role.borrow_and_update().clone();
-            match now {
-                Role::Leader { term } => match self.lead(term).await {
-                    Ok(Ended::Deposed) => continue,
-                    Ok(Ended::Stopped) => break Ok(()),
-                    Err(error) => break Err(error),
-                },
-                Role::Other { leader } => self.door.show(Behind::Elsewhere(leader)),
-                Role::Ended if self.stop.is_cancelled() => break Ok(()),
-                Role::Ended => break Err(anyhow::anyhow!("the log or the tables have failed")),
-            }
-            tokio::select! {
-                () = self.stop.cancelled() => break Ok(()),
-                changed = role.changed() => if changed.is_err() { break Ok(()) },
-            }
-        };
-        self.stop.cancel();
-        chores.shutdown().await;
-        group.hand_over().await;
-        group.stop().await;
+    pub async fn play(self, join: Vec<String>) -> anyhow::Result<()> {
+        let telling = tell_readiness(self.door.clone(), self.node.machine.progress(), self.readiness.clone());
+        let telling = AbortOnDropHandle::new(tokio::spawn(telling));
+        let played = self.node.group.take_part(join, &self.stop, &self).await;
+        telling.abort();
         played
     }
+}
 
-    /// What goes on while this node leads.
-    async fn lead(&self, term: u64) -> anyhow::Result<Ended> {
+impl Leading for Part {
+    async fn follow(&self, leader: Option<raft::Node>) {
+        self.door.show(Behind::Elsewhere(leader));
+    }
+
+    async fn lead(&self, term: u64) -> anyhow::Result<LeadOver> {
         // Whoever led before does not any more.
         self.door.show(Behind::Elsewhere(None));
         let beginning = async {
@@ -164,8 +144,8 @@ impl Part {
         };
         let begun = tokio::select! {
             begun = beginning => begun,
-            () = self.node.group.leads_no_more(term) => return Ok(Ended::Deposed),
-            () = self.stop.cancelled() => return Ok(Ended::Stopped),
+            () = self.node.group.leads_no_more(term) => return Ok(LeadOver::Lost),
+            () = self.stop.cancelled() => return Ok(LeadOver::Stopped),
         };
         let (driver, handle) = match begun {
             Ok(begun) => begun,
@@ -173,7 +153,7 @@ impl Part {
             Err(BeginError::Group(error)) => {
                 tracing::warn!(%error, "the lead was not taken up");
                 tokio::time::sleep(PAUSE).await;
-                return Ok(Ended::Deposed);
+                return Ok(LeadOver::Lost);
             }
         };
         let end = handle.end();
@@ -193,7 +173,7 @@ impl Part {
             ended = driver.run(lost.clone(), self.served.clone()) => ended,
             never = losing => match never {},
         };
-        if ended == Ended::Deposed {
+        if ended == LeadOver::Lost {
             end.lose_lead();
             self.door.show(Behind::Elsewhere(None));
             if !lost.is_cancelled() {

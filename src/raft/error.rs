@@ -1,6 +1,6 @@
 //! What can go wrong between a service and its group, in the group's words.
 
-use super::types::Node;
+use super::types::{Node, NodeId};
 
 /// Why a node does not do what only a leader can, or what only a member that is level can.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +21,23 @@ pub enum Error {
     OnlyVoter { server: String },
     #[error("{server} is no voter yet")]
     NotAVoter { server: String },
+    #[error("{server} does not vote yet: it lacks {lacks} entries of the log, which are on their way")]
+    NotLevel { server: String, lacks: u64 },
+    #[error("{server} does not vote yet, and does not answer: see whether it runs, and is reached at its address")]
+    NotAnswering { server: String },
+    #[error(
+        "{server} was removed from its group, which goes on without it: stop it, or start it with --join, or with an empty data \
+         folder and --join, to have it taken in again"
+    )]
+    Removed { server: String },
+    #[error(
+        "node {node:016x} is {server} at {address}, which runs: whoever else has its id has a copy of its data folder, and takes \
+         no part; stop it, and start it with an empty data folder and under a name of its own"
+    )]
+    NodeTaken { server: String, address: String, node: NodeId },
+    /// Of this very node.
+    #[error("{0}")]
+    Away(Box<Error>),
     #[error("a live member of the group is called {server} already, and has another data folder")]
     NameTaken { server: String },
     #[error(

@@ -9,7 +9,10 @@ use futures::future::join_all;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
-use crate::{pb, serve};
+use crate::{
+    pb, serve,
+    status::{Failure, Reason},
+};
 
 const ASK_DEADLINE: Duration = Duration::from_secs(1);
 const ASK_PAUSE: Duration = Duration::from_millis(200);
@@ -71,6 +74,7 @@ async fn ask(service: &str, address: &str) -> Said {
         Ok(Ok(answer)) if answer.get_ref().service != service => Said::Nobody,
         Ok(Ok(answer)) if answer.get_ref().members.is_empty() => Said::HasNone,
         Ok(Ok(_)) => Said::HasOne,
+        Ok(Err(status)) if Failure::from(&status).reason == Reason::NotLeader => Said::HasOne,
         // With details it is a node that is starting, without them the connection's own.
         Ok(Err(status)) if status.code() == Code::Unavailable && status.details().is_empty() => Said::Nobody,
         Ok(Err(_)) | Err(_) => Said::NotYet,

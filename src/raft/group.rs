@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -23,12 +23,14 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     error::Error,
     identity::{GroupUid, Identity},
-    network::Network,
+    joining::Standing,
+    network::{Addresses, Network},
     opening::{Opened, open},
     snapshot::Tables,
     state_machine::{Machine, StateMachine},
     store::Store,
     types::{Answer, Metrics, Node, NodeId, Proposal, Raft},
+    voice::Voice,
 };
 use crate::metrics::Seconds;
 
@@ -39,7 +41,8 @@ const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(500);
 /// How long a leader that a quorum has answered may take itself for the only one: less than the followers wait, so that a
 /// clock that runs a little faster does no harm.
 const READ_LEASE: Duration = Duration::from_millis(200);
-/// A leader that no quorum has answered for so long leads nobody: its callers are sent to look for another.
+/// A leader that no quorum has answered for so long leads nobody: its callers are sent to look for another. A node that has not
+/// heard its leader for so long knows of none.
 const LEAD_LOST_AFTER: Duration = Duration::from_millis(1500);
 /// How often a leader looks whether it is still answered.
 const ROLE_INTERVAL: Duration = Duration::from_millis(100);
@@ -49,6 +52,10 @@ const KEPT_ENTRIES: u64 = 5000;
 const CONFIRM_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a proposal waits for its answer; a disk that hangs for longer leaves the outcome unknown.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Why a node ends by itself. Its log says before what could not be written; that is only known after a start.
+pub(super) const DISK_FAILED: &str = "the log or the tables could not be written: see to the disk, then start this node again; the group \
+                               goes on without it while a majority is there";
 
 /// How a node takes part.
 pub struct Options {
@@ -89,6 +96,12 @@ pub struct Group {
     role: watch::Receiver<Role>,
     pub(super) log_fsync: Seconds,
     lead: LeadBegan,
+    /// It leads, nobody answers, and it gives others time to elect one of themselves.
+    is_silent: Arc<AtomicBool>,
+    pub(super) heard: Heard,
+    pub(super) standing: Mutex<Standing>,
+    /// Drawn at the start, to tell this process from another one with the same data.
+    pub(super) process: u64,
     /// The last term in which the lead was offered to another node: in that term followers vote for it without waiting.
     offered: AtomicU64,
     _watching: AbortOnDropHandle<()>,
@@ -128,15 +141,21 @@ impl Group {
         let identity = Arc::new(identity);
         let (tables, log_fsync) = (machine.tables(), log.fsync.clone());
         let state_machine = StateMachine::new(store.clone(), machine);
-        let network = Network { tables, identity: identity.clone() };
+        let addresses = Addresses::default();
+        let network = Network { tables, identity: identity.clone(), addresses: addresses.clone() };
         let raft = Raft::new(node, Arc::new(config()?), network, log, state_machine).await;
         let raft = raft.context("start the consensus library")?;
         if founds {
             raft.initialize(BTreeMap::from([(node, me.clone())])).await.context("make a group of one")?;
         }
         let (sender, role) = watch::channel(Role::Other { leader: None });
-        let lead = LeadBegan::default();
-        let watching = AbortOnDropHandle::new(tokio::spawn(watch_role(raft.clone(), sender, lead.clone())));
+        let (lead, heard) = (LeadBegan::default(), Heard::default());
+        let is_silent = Arc::<AtomicBool>::default();
+        let seen = Seen { lead: lead.clone(), heard: heard.clone(), addresses, is_silent: is_silent.clone() };
+        let watching = watch_role(raft.clone(), sender, seen);
+        let watching = AbortOnDropHandle::new(tokio::spawn(watching));
+        let mut process = [0; 8];
+        getrandom::fill(&mut process).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
         let started = Instant::now();
         Ok(Arc::new(Self {
             node,
@@ -149,6 +168,10 @@ impl Group {
             role,
             log_fsync,
             lead,
+            is_silent,
+            heard,
+            standing: Mutex::default(),
+            process: u64::from_le_bytes(process),
             offered: AtomicU64::default(),
             _watching: watching,
         }))
@@ -186,6 +209,11 @@ impl Group {
         self.raft.metrics().borrow_watched().clone()
     }
 
+    /// Who leads, as far as this node hears; `None` also if it has not heard of that one for a while.
+    pub(super) fn leader_heard(&self, metrics: &Metrics) -> Option<NodeId> {
+        metrics.current_leader.filter(|leader| *leader == self.node || self.heard.is_fresh())
+    }
+
     /// All nodes, learners too.
     pub fn nodes(&self) -> Vec<(NodeId, Node)> {
         self.metrics().membership_config.nodes().map(|(id, node)| (*id, node.clone())).collect()
@@ -211,6 +239,10 @@ impl Group {
     pub async fn confirm_lead(&self) -> Result<(), Error> {
         if self.is_surely_leading() {
             return Ok(());
+        }
+        // To ask is to speak, and others are to have their turn.
+        if self.is_silent.load(Ordering::SeqCst) {
+            return Err(Error::NoQuorum);
         }
         match timeout(CONFIRM_DEADLINE, self.raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
             Ok(Ok(_)) => Ok(()),
@@ -263,6 +295,26 @@ impl LeadBegan {
     }
 }
 
+/// When a leader last spoke to this node.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Heard(Arc<Mutex<Option<Instant>>>);
+
+impl Heard {
+    pub fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// How long ago; `None`: not since the start.
+    pub fn elapsed(&self) -> Option<Duration> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|heard| heard.elapsed())
+    }
+
+    /// Whether that leader still counts as one.
+    fn is_fresh(&self) -> bool {
+        self.elapsed().is_some_and(|silence| silence < LEAD_LOST_AFTER)
+    }
+}
+
 /// How long ago a node has answered this leader; `None` if it has not.
 pub(super) fn silence_of(metrics: &Metrics, node: NodeId) -> Option<Duration> {
     let answered = metrics.heartbeat.as_ref()?.get(&node).copied().flatten()?;
@@ -294,13 +346,37 @@ pub(super) fn write_error(error: RaftError<super::types::Types, ClientWriteError
     }
 }
 
+/// What others look at of what the watcher sees.
+struct Seen {
+    lead: LeadBegan,
+    heard: Heard,
+    addresses: Addresses,
+    is_silent: Arc<AtomicBool>,
+}
+
 /// Says what this node is whenever that changes. Ends with the library.
-async fn watch_role(raft: Raft, role: watch::Sender<Role>, lead: LeadBegan) {
+async fn watch_role(raft: Raft, role: watch::Sender<Role>, Seen { lead, heard, addresses, is_silent }: Seen) {
     let mut metrics = raft.metrics();
-    let mut established = None;
+    let (mut established, mut listed, mut voice) = (None, None, Voice::default());
     loop {
         let seen = metrics.borrow_watched().clone();
-        let next = role_now(&raft, &seen, &mut established).await;
+        if listed != Some(*seen.membership_config.log_id()) {
+            addresses.update(seen.membership_config.nodes());
+            listed = Some(*seen.membership_config.log_id());
+        }
+        let leads = (seen.state == ServerState::Leader).then_some(seen.current_term);
+        let speaks = voice.speaks(leads, silence(&seen), Instant::now());
+        raft.runtime_config().heartbeat(speaks);
+        is_silent.store(!speaks, Ordering::SeqCst);
+        let next = match role_now(&seen, &heard, &mut established) {
+            Some(role) => role,
+            // To ask is to speak.
+            None if !speaks => Role::Other { leader: None },
+            None => confirmed_role(&raft, &seen, &mut established).await,
+        };
+        if matches!(next, Role::Leader { .. }) {
+            heard.note();
+        }
         lead.note(&next);
         let changed = role.send_if_modified(|role| {
             let changed = *role != next;
@@ -323,23 +399,30 @@ async fn watch_role(raft: Raft, role: watch::Sender<Role>, lead: LeadBegan) {
     }
 }
 
-/// `established`: the term in which this node was last found to lead, with everything from before applied.
-async fn role_now(raft: &Raft, metrics: &Metrics, established: &mut Option<u64>) -> Role {
+/// `None`: it leads, if a quorum says so. `established`: the term in which this node was last found to lead, with everything from
+/// before applied.
+fn role_now(metrics: &Metrics, heard: &Heard, established: &mut Option<u64>) -> Option<Role> {
     if metrics.running_state.is_err() {
-        return Role::Ended;
+        return Some(Role::Ended);
     }
     let term = metrics.current_term;
     if metrics.state != ServerState::Leader {
         *established = None;
-        let leader = metrics.current_leader.filter(|leader| *leader != metrics.id);
+        let leader = metrics.current_leader.filter(|leader| *leader != metrics.id && heard.is_fresh());
         let node = leader.and_then(|leader| metrics.membership_config.get_node(&leader).cloned());
-        return Role::Other { leader: node };
+        return Some(Role::Other { leader: node });
     }
     let answered = silence(metrics).is_some_and(|silence| silence < LEAD_LOST_AFTER);
     if *established == Some(term) && answered {
-        return Role::Leader { term };
+        return Some(Role::Leader { term });
     }
     *established = None;
+    None
+}
+
+/// Of a node that takes itself for the leader.
+async fn confirmed_role(raft: &Raft, metrics: &Metrics, established: &mut Option<u64>) -> Role {
+    let term = metrics.current_term;
     match timeout(CONFIRM_DEADLINE, raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
         Ok(Ok(_)) if raft.metrics().borrow_watched().current_term == term => {
             *established = Some(term);

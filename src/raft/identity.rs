@@ -66,6 +66,8 @@ pub struct Kept {
     pub node: Option<NodeId>,
     /// Where the earlier self knew other nodes.
     pub addresses: Vec<String>,
+    /// The folder is a copy of one whose node goes on.
+    pub copied: bool,
 }
 
 impl Kept {
@@ -84,6 +86,7 @@ impl Kept {
             group: group.map_err(|error| damaged(error.0))?,
             node: Some(stored.node_id).filter(|node| *node != 0),
             addresses: stored.addresses,
+            copied: stored.copied,
         }))
     }
 
@@ -93,6 +96,7 @@ impl Kept {
             group_uid: self.group.map(GroupUid::to_wire),
             node_id: self.node.unwrap_or_default(),
             addresses: self.addresses.clone(),
+            copied: self.copied,
         };
         durable::write_sealed(&folder.join(FILE), MAGIC, FORMAT, &stored.encode_to_vec())
     }
@@ -133,15 +137,22 @@ impl Identity {
 
     /// From now on this node belongs to the group, also after a restart. Blocking.
     pub fn learn(&self, group: GroupUid) -> io::Result<()> {
-        let kept = Kept { group: Some(group), ..self.kept().clone() };
-        kept.write(&self.folder)?;
-        *self.kept.write().unwrap_or_else(PoisonError::into_inner) = kept;
-        Ok(())
+        self.keep(|kept| kept.group = Some(group))
     }
 
     /// The group's own list of its nodes is known from now on. Blocking.
     pub fn forget_addresses(&self) -> io::Result<()> {
-        let kept = Kept { addresses: Vec::new(), ..self.kept().clone() };
+        self.keep(|kept| kept.addresses.clear())
+    }
+
+    /// Another process takes part as this node: what this folder says of its promises is not all of them. Blocking.
+    pub fn mark_copied(&self) -> io::Result<()> {
+        self.keep(|kept| kept.copied = true)
+    }
+
+    fn keep(&self, change: impl FnOnce(&mut Kept)) -> io::Result<()> {
+        let mut kept = self.kept().clone();
+        change(&mut kept);
         kept.write(&self.folder)?;
         *self.kept.write().unwrap_or_else(PoisonError::into_inner) = kept;
         Ok(())
@@ -173,14 +184,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Kept::read(folder.path()).unwrap(), None);
         let (group, other) = (GroupUid::draw(), GroupUid::draw());
-        let rejoined = Kept { group: None, node: Some(7), addresses: vec!["a:1".to_owned()] };
+        let rejoined = Kept { group: None, node: Some(7), addresses: vec!["a:1".to_owned()], copied: false };
         rejoined.write(folder.path()).unwrap();
         assert_eq!(Kept::read(folder.path()).unwrap().as_ref(), Some(&rejoined));
         let identity = Identity::new(folder.path(), "directory", rejoined.clone());
         assert!(identity.compare(group).is_none(), "it has none yet");
         identity.learn(group).unwrap();
         identity.forget_addresses().unwrap();
-        let rejoined = Kept { addresses: Vec::new(), ..rejoined };
+        identity.mark_copied().unwrap();
+        let rejoined = Kept { addresses: Vec::new(), copied: true, ..rejoined };
         assert_eq!(Kept::read(folder.path()).unwrap(), Some(Kept { group: Some(group), ..rejoined }));
         assert_eq!(identity.compare(group), Some(Ok(())));
         assert!(matches!(identity.compare(other), Some(Err(Error::OtherGroup { .. }))));

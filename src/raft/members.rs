@@ -21,10 +21,7 @@ use super::{
     service::Gate,
     types::{Metrics, Node, NodeId},
 };
-use crate::{
-    pb, serve,
-    status::{Failure, Reason},
-};
+use crate::{pb, serve, status::Failure};
 
 /// A learner that lacks at most so many entries is level.
 const LEVEL_WITHIN: u64 = 100;
@@ -37,9 +34,8 @@ const PROMOTE_DEADLINE: Duration = Duration::from_secs(30);
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(1);
 /// A member that has answered the leader so lately is alive.
 const ALIVE_WITHIN: Duration = Duration::from_secs(2);
-/// Pause between two tries to be let in, and the time of one.
-const JOIN_PAUSE: Duration = Duration::from_millis(200);
-const JOIN_DEADLINE: Duration = Duration::from_secs(5);
+/// Whoever holds a node id is asked who it is for so long.
+const HOLDER_DEADLINE: Duration = Duration::from_secs(1);
 
 impl Group {
     /// Lets learners vote that have caught up, for as long as this node leads. Never ends.
@@ -108,7 +104,7 @@ impl Group {
         timeout(CHANGE_DEADLINE, changing).await.unwrap_or(Err(Error::TimedOut))
     }
 
-    fn expect_lead(&self) -> Result<(), Error> {
+    pub(super) fn expect_lead(&self) -> Result<(), Error> {
         match &*self.role().borrow() {
             Role::Leader { .. } => Ok(()),
             Role::Other { leader } => Err(Error::NotLeader { leader: leader.clone() }),
@@ -127,13 +123,19 @@ impl Group {
     }
 
     /// Takes a node in, or takes note of where it is now.
-    async fn admit(&self, id: NodeId, node: Node) -> Result<(), Error> {
+    pub(super) async fn admit(&self, candidate: Candidate) -> Result<(), Error> {
         self.expect_lead()?;
+        let Candidate { id, node, process, known } = candidate;
         let metrics = self.metrics();
         let membership = &metrics.membership_config;
         match membership.get_node(&id) {
-            Some(known) if *known == node => return Ok(()),
-            Some(_) => return self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, node)]))).await,
+            Some(at) if *at == node => return self.expect_same_process(id, at, process).await,
+            Some(at) => {
+                self.expect_same_process(id, at, process).await?;
+                self.expect_silent_there(id)?;
+                return self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, node)]))).await;
+            }
+            None if known => return Err(self.why_not_known(id, node.server).await),
             None => {}
         }
         let namesake = membership.nodes().find(|(_, known)| known.server == node.server).map(|(id, _)| *id);
@@ -142,6 +144,50 @@ impl Group {
         }
         tracing::info!(%node, id, "a node joins the group");
         self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, node)]))).await
+    }
+
+    /// A node that takes itself for a member is none: it was removed, if this leader knows all that was decided.
+    async fn why_not_known(&self, id: NodeId, server: String) -> Error {
+        if let Err(error) = self.confirm_lead().await {
+            return error;
+        }
+        let metrics = self.metrics();
+        let of = [&metrics.membership_config, &metrics.committed_membership_config];
+        match of.iter().any(|membership| membership.get_node(&id).is_some()) {
+            true => Error::Busy,
+            false => Error::Removed { server },
+        }
+    }
+
+    /// Refuses a second process with a member's id, which has a copy of its data folder: the first one has promised what the
+    /// second does not know. `at`: where the group knows the node.
+    async fn expect_same_process(&self, id: NodeId, at: &Node, process: u64) -> Result<(), Error> {
+        let holder = match id == self.node {
+            // Of a version that draws none.
+            _ if process == 0 => return Ok(()),
+            true => Some(self.process),
+            false => self.process_at(id, at).await,
+        };
+        match holder.is_none_or(|holder| holder == process) {
+            true => Ok(()),
+            false => Err(Error::NodeTaken { server: at.server.clone(), address: at.address.clone(), node: id }),
+        }
+    }
+
+    /// A node that still answers where the group knows it has not moved, whatever another process says that has its id.
+    fn expect_silent_there(&self, id: NodeId) -> Result<(), Error> {
+        match id == self.node || is_silent(silence_of(&self.metrics(), id), self.led_for()) {
+            true => Ok(()),
+            false => Err(Error::Busy),
+        }
+    }
+
+    /// Which process takes part as a node at an address; `None`: none that answers.
+    async fn process_at(&self, id: NodeId, at: &Node) -> Option<u64> {
+        let mut client = pb::members_client::MembersClient::new(serve::channel(&at.address).ok()?);
+        let answer = timeout(HOLDER_DEADLINE, client.list_members(pb::ListMembersRequest {})).await.ok()?.ok()?;
+        let answer = answer.into_inner();
+        (answer.node_id == id && answer.group_uid == self.identity.to_wire()).then_some(answer.process)
     }
 
     /// Removes the node that a server was before its data folder was emptied or its log was lost; not while it answers, nor
@@ -166,7 +212,8 @@ impl Group {
         }
     }
 
-    async fn promote(&self, server: &str) -> Result<(), Error> {
+    /// Waits until a learner votes; what is in its way, if it does not within `patience`.
+    pub(super) async fn promote(&self, server: &str, patience: Duration) -> Result<(), Error> {
         self.expect_lead()?;
         let id = self.node_called(server)?;
         let voting = async {
@@ -174,7 +221,17 @@ impl Group {
                 sleep(LOOK_INTERVAL).await;
             }
         };
-        timeout(PROMOTE_DEADLINE, voting).await.map_err(|_| Error::NotAVoter { server: server.to_owned() })
+        if timeout(patience, voting).await.is_ok() {
+            return Ok(());
+        }
+        self.expect_lead()?;
+        let (server, metrics) = (server.to_owned(), self.metrics());
+        if is_silent(silence_of(&metrics, id), self.led_for()) {
+            return Err(Error::NotAnswering { server });
+        }
+        let has = matched_index(&metrics, id).map_or(0, |index| index + 1);
+        let lacks = metrics.last_log_index.map_or(0, |last| last + 1).saturating_sub(has);
+        Err(Error::NotLevel { server, lacks })
     }
 
     async fn transfer(&self, server: &str) -> Result<(), Error> {
@@ -212,105 +269,11 @@ impl Group {
         }
     }
 
-    /// Asks to be taken in until this node is a member under its present address. `others`: where to ask first.
-    pub async fn become_member(self: Arc<Self>, others: Vec<String>) {
-        let others = [others, self.identity.addresses()].concat();
-        if others.is_empty() && self.was_removed().await {
-            tracing::warn!("this node was removed from its group; start it with --join to have it back");
-            return;
-        }
-        let mut failures = 0_u32;
-        let mut leader = None;
-        while !self.is_member() {
-            let known = self.nodes().into_iter().map(|(_, node)| node);
-            let known = known.filter(|node| node.server != self.me.server).map(|node| node.address);
-            let addresses: Vec<String> = others.iter().cloned().chain(known).collect();
-            let at = failures as usize % addresses.len().max(1);
-            let address = leader.take().or_else(|| addresses.get(at).cloned());
-            let asked = match (&address, &*self.role().borrow()) {
-                // The leader knows best where it is itself.
-                (_, Role::Leader { .. }) => None,
-                (Some(address), _) => Some(address.clone()),
-                (None, _) => None,
-            };
-            let admitted = match asked {
-                Some(address) => self.ask_to_join(&address).await,
-                None => self.admit(self.node, self.me.clone()).await.map_err(Failure::from),
-            };
-            if let Err(failure) = admitted {
-                leader = failure.metadata.get("leader_address").cloned();
-                if failures.is_power_of_two() {
-                    tracing::warn!(%failure, ?address, "not let into the group yet");
-                }
-                failures += 1;
-            }
-            sleep(JOIN_PAUSE).await;
-        }
-        self.forget_earlier_self().await;
-    }
-
-    /// A member that is removed later must not come back by what its earlier self knew.
-    async fn forget_earlier_self(&self) {
-        if self.identity.addresses().is_empty() {
-            return;
-        }
-        let identity = self.identity.clone();
-        let forgotten = tokio::task::spawn_blocking(move || identity.forget_addresses()).await;
-        if let Err(error) = forgotten.map_err(std::io::Error::other).flatten() {
-            tracing::warn!(%error, "the addresses that an earlier self knew are kept until the next start");
-        }
-    }
-
-    /// Whether the group goes on without this node. A log that was just opened has told nothing yet.
-    async fn was_removed(&self) -> bool {
-        loop {
-            let nodes = self.nodes();
-            if !nodes.is_empty() {
-                return nodes.iter().all(|(id, _)| *id != self.node);
-            }
-            sleep(CHANGE_PAUSE).await;
-        }
-    }
-
-    fn is_member(&self) -> bool {
-        self.metrics().membership_config.get_node(&self.node) == Some(&self.me)
-    }
-
-    async fn ask_to_join(&self, address: &str) -> Result<(), Failure> {
-        let channel = serve::channel(address).map_err(|_| Failure::bad_argument("join", "an address is HOST:PORT"))?;
-        let request = pb::AddMemberRequest {
-            server_id: self.me.server.clone(),
-            node_id: self.node,
-            address: self.me.address.clone(),
-            external_address: self.me.external_address.clone(),
-            group_uid: self.identity.to_wire(),
-            service: self.identity.service.to_owned(),
-            rejoined: self.me.rejoined,
-        };
-        let mut client = pb::members_client::MembersClient::new(channel);
-        match timeout(JOIN_DEADLINE, client.add_member(request)).await {
-            Ok(Ok(answer)) => self.belong_to(&answer.into_inner().group_uid).await,
-            Ok(Err(status)) => Err(Failure::from(&status)),
-            Err(_) => Err(Failure::new(Reason::DeadlineExceeded, "no answer")),
-        }
-    }
-
-    /// The group that has taken this node in says who it is.
-    async fn belong_to(&self, group_uid: &[u8]) -> Result<(), Failure> {
-        let group = GroupUid::from_wire(group_uid).map_err(|error| Failure::bad_argument("group_uid", error))?;
-        if let Some(compared) = self.identity.compare(group) {
-            return compared.map_err(Failure::from);
-        }
-        let identity = self.identity.clone();
-        let learned = tokio::task::spawn_blocking(move || identity.learn(group)).await;
-        let learned = learned.map_err(|error| Failure::new(Reason::Internal, error))?;
-        learned.map_err(|error| Failure::new(Reason::Internal, error))?;
-        tracing::info!(%group, "this node belongs to a group");
-        Ok(())
-    }
-
-    fn list(&self) -> pb::ListMembersResponse {
+    fn list(&self) -> Result<pb::ListMembersResponse, Error> {
+        // What its log says of the members is no longer true.
+        self.expect_counted()?;
         let metrics = self.metrics();
+        let leader = self.leader_heard(&metrics);
         let member = |(id, node): (&NodeId, &Node)| pb::Member {
             server_id: node.server.clone(),
             node_id: *id,
@@ -318,11 +281,11 @@ impl Group {
             external_address: node.external_address.clone(),
             rejoined: node.rejoined,
             voter: self.is_voter(*id),
-            leader: metrics.current_leader == Some(*id),
+            leader: leader == Some(*id),
             log_index: matched_index(&metrics, *id),
             silent_ms: silence_of(&metrics, *id).map(|silence| silence.as_millis() as u64),
         };
-        pb::ListMembersResponse {
+        Ok(pb::ListMembersResponse {
             members: metrics.membership_config.nodes().map(member).collect(),
             term: metrics.current_term,
             log_index: metrics.last_log_index.unwrap_or_default(),
@@ -330,7 +293,9 @@ impl Group {
             server_id: self.me.server.clone(),
             group_uid: self.identity.to_wire(),
             service: self.identity.service.to_owned(),
-        }
+            node_id: self.node,
+            process: self.process,
+        })
     }
 }
 
@@ -344,6 +309,16 @@ fn is_silent(silence: Option<Duration>, led_for: Option<Duration>) -> bool {
     silence.or(led_for).is_some_and(|silence| silence >= ALIVE_WITHIN)
 }
 
+/// A node that wants to be a member, or to stay one.
+pub(super) struct Candidate {
+    pub id: NodeId,
+    pub node: Node,
+    /// Tells it from another process with the same data.
+    pub process: u64,
+    /// It takes itself for a member, and does not want to be one if it was removed.
+    pub known: bool,
+}
+
 pub struct MembersService(pub Gate);
 
 type Answered<T> = Result<Response<T>, Status>;
@@ -355,7 +330,7 @@ fn failed(error: Error) -> Status {
 #[tonic::async_trait]
 impl pb::members_server::Members for MembersService {
     async fn list_members(&self, _: Request<pb::ListMembersRequest>) -> Answered<pb::ListMembersResponse> {
-        Ok(Response::new(self.0.enter()?.list()))
+        Ok(Response::new(self.0.enter()?.list().map_err(failed)?))
     }
 
     async fn add_member(&self, request: Request<pb::AddMemberRequest>) -> Answered<pb::AddMemberResponse> {
@@ -379,12 +354,18 @@ impl pb::members_server::Members for MembersService {
                 .map_err(|Malformed(what)| failed(Error::BadArgument { field: "group_uid", what }))?;
             group.identity.compare(theirs).unwrap_or(Ok(())).map_err(failed)?;
         }
-        group.admit(request.node_id, node).await.map_err(failed)?;
+        let is_ours = group.nodes().iter().any(|(id, _)| *id == request.node_id);
+        if request.known && request.group_uid.is_empty() && !is_ours {
+            // It may be of another group, and its address that of a node of this one by chance.
+            return Err(failed(Error::Busy));
+        }
+        let candidate = Candidate { id: request.node_id, node, process: request.process, known: request.known };
+        group.admit(candidate).await.map_err(failed)?;
         Ok(Response::new(pb::AddMemberResponse { group_uid: group.identity.to_wire() }))
     }
 
     async fn promote_member(&self, request: Request<pb::PromoteMemberRequest>) -> Answered<pb::PromoteMemberResponse> {
-        self.0.enter()?.promote(&request.get_ref().server_id).await.map_err(failed)?;
+        self.0.enter()?.promote(&request.get_ref().server_id, PROMOTE_DEADLINE).await.map_err(failed)?;
         Ok(Response::new(pb::PromoteMemberResponse {}))
     }
 

@@ -14,7 +14,13 @@ impl Group {
         metrics.sampled(move |samples| {
             let seen = group.upgrade().map(|group| group.metrics());
             let flag = |is: bool| f64::from(u8::from(is));
-            let has_leader = seen.as_ref().map(|seen| flag(seen.current_leader.is_some()));
+            let away = group.upgrade().map(|group| flag(group.expect_counted().is_err()));
+            samples.gauge(
+                "dfs_raft_away",
+                "1 if its group goes on without this node: removed, or a copy of another",
+                away,
+            );
+            let has_leader = group.upgrade().map(|group| flag(group.leader_heard(&group.metrics()).is_some()));
             samples.gauge("dfs_raft_has_leader", "1 if this node knows who leads its group", has_leader);
             let leads = seen.as_ref().map(|seen| flag(seen.current_leader == Some(seen.id)));
             samples.gauge("dfs_raft_is_leader", "1 if this node takes itself for the leader of its group", leads);

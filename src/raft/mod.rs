@@ -22,13 +22,16 @@ pub mod store;
 
 mod founding;
 mod group;
+mod joining;
 mod members;
 mod metrics;
 mod network;
 mod opening;
+mod part;
 mod plausible;
 mod rejoining;
 mod service;
+mod voice;
 
 pub use error::Error;
 pub use founding::whom_to_join;
@@ -36,6 +39,7 @@ pub use group::{Group, Options, Role};
 pub use identity::GroupUid;
 pub use members::MembersService;
 pub use network::MESSAGE_BYTES_MAX;
+pub(crate) use part::{LeadOver, Leading};
 pub use service::{Gate, RaftService};
 pub use snapshot::{AnyTable, Tables};
 pub use state_machine::Machine;

@@ -3,7 +3,12 @@
 //! Each kind of traffic has a connection of its own, so that neither a large entry nor a snapshot holds a heartbeat up.
 //! Every call has a deadline; after a call that nobody answered the connection is made anew.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures::StreamExt;
 use openraft::{
@@ -44,10 +49,26 @@ pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 type Held = openraft::type_config::alias::SnapshotOf<Types, Snapshot>;
 
+/// Where the members are, as the newest list says: a connection of the library outlives a member's move.
+#[derive(Clone, Default)]
+pub struct Addresses(Arc<Mutex<BTreeMap<NodeId, String>>>);
+
+impl Addresses {
+    pub fn update<'a>(&self, nodes: impl Iterator<Item = (&'a NodeId, &'a Node)>) {
+        let nodes = nodes.map(|(id, node)| (*id, node.address.clone())).collect();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
+    }
+
+    fn of(&self, node: NodeId) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+    }
+}
+
 /// Makes connections to the others.
 pub struct Network {
     pub tables: Tables,
     pub identity: Arc<Identity>,
+    pub addresses: Addresses,
 }
 
 impl RaftNetworkFactory<Types> for Network {
@@ -60,6 +81,7 @@ impl RaftNetworkFactory<Types> for Network {
             channel: None,
             tables: self.tables,
             identity: self.identity.clone(),
+            addresses: self.addresses.clone(),
         }
     }
 }
@@ -71,6 +93,7 @@ pub struct Peer {
     channel: Option<Channel>,
     tables: Tables,
     identity: Arc<Identity>,
+    addresses: Addresses,
 }
 
 /// Why a call has no answer.
@@ -106,6 +129,9 @@ impl From<CallError> for RPCError<Types> {
 
 impl Peer {
     fn client(&mut self) -> Result<RaftClient<Channel>, CallError> {
+        if let Some(now) = self.addresses.of(self.target).filter(|now| *now != self.address) {
+            (self.address, self.channel) = (now, None);
+        }
         let channel = match &self.channel {
             Some(channel) => channel.clone(),
             None => {

@@ -69,6 +69,13 @@ fn open_whole(options: &Options, store: &Store, machine: &dyn Machine) -> Result
     let looking = store.begin_read()?;
     let (applied, begun_as) = (read_applied(&looking)?, read_begun_as(&looking)?);
     drop(looking);
+    if kept.as_ref().is_some_and(|kept| kept.copied) {
+        return Err(Unopened::Failed(anyhow::anyhow!(
+            "the data with the log in {} is a copy: another process goes on as its node, and has promised what is not known here; \
+             empty the data folder, and start it under a name of its own with --join",
+            folder.display()
+        )));
+    }
     expect_same_self(&log, kept.as_ref(), &applied, begun_as)?;
     let opened = |log, kept: Kept, founds| Opened {
         log,

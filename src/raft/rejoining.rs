@@ -55,7 +55,7 @@ pub fn set_aside(options: &Options, applied: &Applied, what: &str) -> anyhow::Re
     let group = Kept::read(folder).ok().flatten().and_then(|kept| kept.group);
     let unfinished = folder.with_added_extension(UNFINISHED);
     durable::create_dir(&unfinished)?;
-    Kept { group, node: Some(node), addresses }.write(&unfinished)?;
+    Kept { group, node: Some(node), addresses, copied: false }.write(&unfinished)?;
     let aside = free_name(folder)?;
     if folder.exists() {
         durable::rename(folder, &aside)?;

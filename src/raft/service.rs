@@ -108,6 +108,9 @@ impl RaftService {
         let meta = openraft::SnapshotMeta { last_log_id: applied.last, last_membership: applied.membership };
         let held = Held { meta, snapshot: Snapshot::Received(received) };
         let installed = group.raft.install_full_snapshot(vote, held).await.map_err(unavailable)?;
+        if installed.vote == vote {
+            group.heard.note();
+        }
         Ok(installed.vote)
     }
 
@@ -155,7 +158,7 @@ impl pb::raft_server::Raft for RaftService {
         let group = self.gate.enter_as(request.to_node, &request.group_uid)?;
         let entries = request.entries.into_iter().map(entry_in).collect::<Result<Vec<_>, _>>().map_err(malformed)?;
         let last = entries.last().map(|entry| entry.log_id);
-        let request = AppendEntriesRequest {
+        let request: AppendEntriesRequest<Types> = AppendEntriesRequest {
             vote: vote_in(&request.vote).map_err(malformed)?,
             prev_log_id: optional_log_id_in(&request.previous),
             entries,
@@ -164,7 +167,12 @@ impl pb::raft_server::Raft for RaftService {
         plausible::vote(&request.vote, group.term()).map_err(malformed)?;
         plausible::entries(&request.vote, request.prev_log_id, &request.entries).map_err(malformed)?;
         plausible::within(&request.vote, request.leader_commit).map_err(malformed)?;
-        let result = match group.raft.append_entries(request).await.map_err(unavailable)? {
+        // Before the disk is waited for: a leader whose call ran out of time was heard too.
+        if request.vote.is_committed() && request.vote >= group.metrics().vote {
+            group.heard.note();
+        }
+        let appended = group.raft.append_entries(request).await.map_err(unavailable)?;
+        let result = match appended {
             AppendEntriesResponse::Success => Appended::Appended(true),
             AppendEntriesResponse::PartialSuccess(id) if id == last => Appended::Appended(true),
             AppendEntriesResponse::PartialSuccess(Some(id)) => Appended::PartlyAppended(log_id_out(&id)),

@@ -1,8 +1,12 @@
 //! Groups of real nodes in one process, over real folders and sockets, with a state machine that counts words.
 
+mod away;
 mod bad_input;
+mod changes;
 mod lost_memory;
+mod one_way;
 mod other_groups;
+mod snapshots;
 
 use std::{sync::Arc, time::Duration};
 
@@ -66,6 +70,7 @@ struct TestNode {
     id: NodeId,
     folder: tempfile::TempDir,
     address: String,
+    cuts: one_way::Cuts,
     running: Option<Running>,
 }
 
@@ -76,7 +81,8 @@ impl TestNode {
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let mut node = Self { name, id, folder: tempfile::tempdir().unwrap(), address, running: None };
+        let folder = tempfile::tempdir().unwrap();
+        let mut node = Self { name, id, folder, address, cuts: Default::default(), running: None };
         node.run(listener, join).await;
         node
     }
@@ -97,7 +103,8 @@ impl TestNode {
     async fn run(&mut self, listener: TcpListener, join: Vec<String>) {
         let (gate, stop) = (Gate::default(), CancellationToken::new());
         let mut services = Services::new();
-        services.add(RaftServer::new(RaftService::new(gate.clone())));
+        let (service, cuts) = (RaftService::new(gate.clone()), self.cuts.clone());
+        services.add(RaftServer::new(one_way::Lossy { node: self.id, service, cuts }));
         services.add(MembersServer::new(MembersService(gate.clone())));
         let store = self.open_store().await;
         let group = Group::start(self.options(!join.is_empty()), store.clone(), Arc::new(Words)).await.unwrap();
@@ -200,6 +207,34 @@ async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         }
     };
     timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+}
+
+/// For how long this machine has let nobody run: a bound in time is one of a machine that does.
+struct Stalls {
+    longest: Arc<std::sync::atomic::AtomicU64>,
+    _watching: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+impl Stalls {
+    const TICK: Duration = Duration::from_millis(10);
+
+    fn watch() -> Self {
+        let longest = Arc::<std::sync::atomic::AtomicU64>::default();
+        let noted = longest.clone();
+        let watching = async move {
+            loop {
+                let began = tokio::time::Instant::now();
+                tokio::time::sleep(Self::TICK).await;
+                let late = began.elapsed().saturating_sub(Self::TICK);
+                noted.fetch_max(late.as_millis() as u64, std::sync::atomic::Ordering::Relaxed);
+            }
+        };
+        Self { longest, _watching: tokio_util::task::AbortOnDropHandle::new(tokio::spawn(watching)) }
+    }
+
+    fn longest(&self) -> Duration {
+        Duration::from_millis(self.longest.load(std::sync::atomic::Ordering::Relaxed))
+    }
 }
 
 /// The index of the one that leads.
@@ -462,6 +497,7 @@ async fn a_node_that_was_removed_stays_away_until_it_is_told_to_join() {
     nodes[gone].kill().await;
     nodes[gone].restart().await;
     let term = nodes[leader].group().term();
+    wait_until("it has asked", || nodes[gone].group().expect_counted().is_err()).await;
     for count in 1..=20 {
         assert_eq!(nodes[leader].say("word").await.unwrap(), count);
     }

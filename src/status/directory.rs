@@ -57,6 +57,12 @@ impl From<Rejected> for Failure {
             ExtentsChanged => failure(Reason::VersionMismatch),
             ServerNotFound { server } => failure(Reason::ServerNotFound).with("server", server),
             ServerIdTaken { server } => failure(Reason::EntryExists).with("server", server),
+            FolderCopied { server, address, newest } => {
+                failure(Reason::EntryExists).with("server", server).with("address", address).with("incarnation", newest)
+            }
+            ServerRuns { server, address } => {
+                failure(Reason::EntryExists).with("server", server).with("address", address)
+            }
             LockServiceTaken { server } => failure(Reason::LockServiceTaken).with("server", server),
             NotAMember { server, group } => bad_argument("member_id").with("server", server).with("group", group),
             TakesNoWrites { server } => bad_argument("member_id").with("server", server),

@@ -63,8 +63,11 @@ fn store(error: &StoreError) -> Failure {
         }
         StoreError::OffsetOutOfRange { .. } => reply(Reason::OffsetOutOfRange),
         StoreError::BadChunkLength(_) | StoreError::TooLarge { .. } => reply(Reason::TooLarge),
-        StoreError::NoSpace { free_bytes, .. } => reply(Reason::NoSpace).with("free_bytes", free_bytes),
+        StoreError::NoSpace { free_bytes, .. } | StoreError::NoRoom { free_bytes, .. } => {
+            reply(Reason::NoSpace).with("free_bytes", free_bytes)
+        }
         StoreError::ReadOnly(cause) => reply(Reason::ReadOnly).with("cause", cause),
+        StoreError::DiskHangs => reply(Reason::ReadOnly).with("cause", error),
         StoreError::Superseded(_) | StoreError::OutOfOrder { .. } | StoreError::Closed => reply(Reason::Unavailable),
         StoreError::AlreadySealed(_) | StoreError::Published(_) | StoreError::Io { .. } => reply(Reason::Internal),
     }

@@ -18,6 +18,15 @@ impl From<Error> for Failure {
             Error::OnlyVoter { server } | Error::NotAVoter { server } => {
                 failure(Reason::BadArgument).with("field", "server_id").with("server", server)
             }
+            Error::NotLevel { server, .. } | Error::NotAnswering { server } => {
+                failure(Reason::Unavailable).with("server", server)
+            }
+            Error::Removed { server } => failure(Reason::ServerRemoved).with("server", server),
+            Error::NodeTaken { server, node, .. } => {
+                failure(Reason::EntryExists).with("server", server).with("node_id", format!("{node:016x}"))
+            }
+            // Another node can be asked.
+            Error::Away(_) => failure(Reason::NotLeader),
             Error::NameTaken { server } => failure(Reason::EntryExists).with("server", server),
             Error::OtherGroup { service, ours, .. } => {
                 failure(Reason::OtherCluster).with("group", ours).with("service", service)

@@ -5,4 +5,5 @@ mod files;
 mod health;
 mod locks;
 mod many;
+mod moves;
 mod shell;

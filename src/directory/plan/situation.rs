@@ -1,8 +1,11 @@
 //! How things stand, out of the state and what servers say about themselves.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use super::{ServerFacts, Situation, Standing};
+use super::{LEADS_MAX, ServerFacts, Situation, Standing};
 use crate::{
     directory::{command::ServerKind, error::StorageError, lease::Stats, model::ServerRecord, view::View},
     types::{ServerId, Timestamp},
@@ -32,10 +35,15 @@ impl Patience {
             ServerRecord { down: true, .. } if silent_ms >= self.repair_after_ms => Standing::GivenUp,
             ServerRecord { down: true, .. } if silent_ms >= arrival_patience_ms => Standing::Away,
             ServerRecord { down: true, .. } => Standing::Down,
-            ServerRecord { read_only_reason, .. } if !read_only_reason.is_empty() => Standing::ReadOnly,
+            ServerRecord { read_only_reason, .. } if !read_only_reason.is_empty() => self.of_read_only(record),
             ServerRecord { draining: true, .. } => Standing::Draining,
             ServerRecord { .. } => Standing::Fit,
         }
+    }
+
+    fn of_read_only(&self, record: &ServerRecord) -> Standing {
+        let read_only_ms = record.read_only_since.map_or(self.led_ms, |since| self.now.millis_since(since));
+        if !self.waits && read_only_ms >= self.repair_after_ms { Standing::Refusing } else { Standing::ReadOnly }
     }
 }
 
@@ -69,6 +77,8 @@ impl Situation {
             copies: view.settings().map_or(0, |settings| settings.copies as usize),
             min_in_sync: view.settings().map_or(0, |settings| settings.min_in_sync as usize),
             uploading,
+            leads_to_pass: LEADS_MAX,
+            shunned: BTreeSet::new(),
         })
     }
 }

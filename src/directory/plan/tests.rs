@@ -41,6 +41,8 @@ fn a_situation(groups: Vec<Group>, servers: &[(&str, Standing)]) -> Situation {
         copies: 3,
         min_in_sync: 2,
         uploading: BTreeSet::new(),
+        leads_to_pass: LEADS_MAX,
+        shunned: BTreeSet::new(),
     }
 }
 
@@ -51,7 +53,7 @@ fn moved(step: &Step) -> (u32, Option<&str>, &str) {
         Step::Move { group, leaving, arriving, .. } => {
             (group.0, leaving.as_ref().map(ServerId::as_str), arriving.as_str())
         }
-        Step::Drop { group, .. } => panic!("group {group} was dropped"),
+        Step::Drop { .. } | Step::PassLead { .. } => panic!("{step:?} moves nothing"),
     }
 }
 
@@ -131,6 +133,81 @@ fn a_few_moves_are_begun_at_a_time() {
 }
 
 #[test]
+fn a_drained_server_passes_few_roles_on_at_a_time_by_moves_or_without() {
+    let groups: Vec<Group> = (0..40).map(|group| a_group(group, &["c", "a", "b"])).collect();
+    let servers = [("a", FIT), ("b", FIT), ("c", Standing::Draining), ("d", FIT)];
+    let mut situation = a_situation(groups, &servers);
+    let steps = repairs(&situation, Pace::Bounded).steps;
+    assert!(steps.iter().all(|step| situation.passes_lead(step)));
+    let moves = steps.iter().filter(|step| matches!(step, Step::Move { .. })).count();
+    assert_eq!((steps.len(), moves), (LEADS_MAX, ARRIVALS_MAX));
+    situation.leads_to_pass = 0;
+    assert_eq!(repairs(&situation, Pace::Bounded).steps, [], "those settle first");
+    for group in &mut situation.groups[..20] {
+        group.primary = Some(id("a"));
+    }
+    let steps = repairs(&situation, Pace::Bounded).steps;
+    assert_eq!(steps.iter().map(|step| moved(step).0).collect::<Vec<_>>(), [0, 1, 2, 3], "they lead nobody astray");
+    situation.servers.remove(&id("d"));
+    situation.leads_to_pass = LEADS_MAX;
+    let Plan { steps, lacking } = repairs(&situation, Pace::Bounded);
+    assert_eq!((steps.len(), lacking.len()), (LEADS_MAX, 40), "roles go though groups have nowhere to go");
+    assert_eq!(steps[0], Step::PassLead { group: GroupId(20), epoch: Epoch(1) });
+}
+
+#[test]
+fn empty_places_are_filled_few_at_a_time_where_there_is_room() {
+    let groups: Vec<Group> = (0..40).map(|group| a_group(group, &["a", "b"])).collect();
+    let mut situation = a_situation(groups, &[("a", FIT), ("b", FIT), ("c", FIT)]);
+    let steps = repairs(&situation, Pace::Bounded).steps;
+    assert_eq!(steps.len(), ARRIVALS_MAX);
+    for step in steps {
+        crate::directory::group::add_member(&mut situation.groups[moved(&step).0 as usize], &id("c"));
+    }
+    let Plan { steps, lacking } = repairs(&situation, Pace::Bounded);
+    assert_eq!((steps, lacking.len()), (vec![], 36), "those catch up first");
+    assert!(lacking.values().all(|lack| *lack == Lack::Turn));
+    for group in &mut situation.groups[..2] {
+        group.in_sync = group.members.clone();
+    }
+    assert_eq!(repairs(&situation, Pace::Bounded).steps.len(), 2);
+    let c = situation.servers.get_mut(&id("c")).unwrap();
+    (c.free_bytes, c.stored_bytes) = (Some(RESERVE_BYTES), 0);
+    let Plan { steps, lacking } = repairs(&situation, Pace::Bounded);
+    assert!(steps.is_empty() && lacking.values().all(|lack| *lack == Lack::Room), "{lacking:?}");
+}
+
+#[test]
+fn a_server_that_takes_no_writes_for_long_gives_its_places_up_if_another_has_room() {
+    let (groups, refusing) = (vec![a_group(0, &["a", "b", "c"])], Standing::Refusing);
+    let read_only = [("a", FIT), ("b", FIT), ("c", Standing::ReadOnly), ("d", FIT)];
+    assert_eq!(repaired(&a_situation(groups.clone(), &read_only)), []);
+    let steps = repaired(&a_situation(groups.clone(), &[("a", FIT), ("b", FIT), ("c", refusing), ("d", FIT)]));
+    assert_eq!(steps.iter().map(moved).collect::<Vec<_>>(), [(0, Some("c"), "d")]);
+    let all_full = [("a", refusing), ("b", refusing), ("c", refusing), ("d", refusing)];
+    let Plan { steps, lacking } = repairs(&a_situation(groups, &all_full), Pace::Bounded);
+    assert_eq!((steps, lacking), (vec![], BTreeMap::from([(GroupId(0), Lack::Server)])), "nothing moves in vain");
+}
+
+#[test]
+fn nothing_is_sent_where_it_could_not_arrive_lately() {
+    let mut group = a_group(0, &["a", "b", "c"]);
+    let servers = [("a", FIT), ("b", FIT), ("c", Standing::GivenUp), ("d", FIT), ("e", FIT)];
+    let mut situation = a_situation(vec![group.clone()], &servers);
+    situation.shunned.insert(id("d"));
+    assert_eq!(moved(&repairs(&situation, Pace::Bounded).steps[0]), (0, Some("c"), "e"));
+    situation.shunned.insert(id("e"));
+    assert_eq!(repairs(&situation, Pace::Bounded).lacking, BTreeMap::from([(GroupId(0), Lack::Turn)]));
+    crate::directory::group::replace(&mut group, &id("c"), &id("d"));
+    let failed = |standing| {
+        let situation = a_situation(vec![group.clone()], &[("a", FIT), ("b", FIT), ("c", FIT), ("d", standing)]);
+        failures(&situation).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(failed(Standing::ReadOnly), [id("d")]);
+    assert_eq!((failed(FIT), failed(Standing::Draining)), (vec![], vec![]), "that is nobody's failure");
+}
+
+#[test]
 fn a_move_to_a_server_that_cannot_go_on_is_dropped() {
     let mut group = a_group(0, &["a", "b", "c"]);
     crate::directory::group::replace(&mut group, &id("c"), &id("d"));
@@ -138,7 +215,7 @@ fn a_move_to_a_server_that_cannot_go_on_is_dropped() {
     for goes_on in [FIT, Standing::Down] {
         assert_eq!(drops(&with(goes_on)), []);
     }
-    for stuck in [Standing::Away, Standing::GivenUp, Standing::ReadOnly, Standing::Draining] {
+    for stuck in [Standing::Away, Standing::GivenUp, Standing::ReadOnly, Standing::Refusing, Standing::Draining] {
         assert_eq!(drops(&with(stuck)), [Step::Drop { group: GroupId(0), epoch: Epoch(1) }]);
     }
 }
@@ -164,7 +241,7 @@ fn who_has_arrived_takes_the_place_of_one_that_is_gone_when_the_leaving_one_is_n
 fn nothing_is_spread_while_a_repair_is_pending() {
     let groups: Vec<Group> = (0..8).map(|group| a_group(group, &["a", "b", "c"])).collect();
     let servers = |standing| [("a", FIT), ("b", FIT), ("c", standing), ("d", FIT)];
-    for pending in [Standing::Down, Standing::Away, Standing::GivenUp, Standing::Draining] {
+    for pending in [Standing::Down, Standing::Away, Standing::GivenUp, Standing::Refusing, Standing::Draining] {
         assert_eq!(spread(&a_situation(groups.clone(), &servers(pending)), Pace::Everything), None);
     }
     let steps = spread(&a_situation(groups, &servers(FIT)), Pace::Everything).unwrap();

@@ -10,7 +10,7 @@ use crate::{
         model::{Cluster, ServerRecord, State},
     },
     pb::storage::directory as disk,
-    types::{ClusterId, Epoch, GroupId, Inode, LockServiceId, Revision, ServerId, StoreId, Timestamp},
+    types::{ClusterId, Epoch, GroupId, Incarnation, Inode, LockServiceId, Revision, ServerId, StoreId, Timestamp},
 };
 
 use super::{Damage, Read, Record, id, parse, text, uuid};
@@ -177,6 +177,8 @@ impl Record<(u8, &str)> for ServerRecord {
             down_since: self.down_since.map(|time| time.0),
             draining: self.draining,
             lost: self.lost,
+            read_only_since: self.read_only_since.map(|time| time.0),
+            incarnations: registration.incarnations.iter().map(|of| id(of.as_bytes())).collect(),
         }
         .encode_to_vec()
     }
@@ -196,12 +198,18 @@ impl Record<(u8, &str)> for ServerRecord {
                     true => None,
                     false => Some(uuid(&record.lock_service_id, LockServiceId::from_bytes)?),
                 },
+                incarnations: record
+                    .incarnations
+                    .iter()
+                    .map(|of| uuid(of, Incarnation::from_bytes))
+                    .collect::<Read<_>>()?,
             },
             down: record.down,
             read_only_reason: record.read_only_reason,
             down_since: record.down_since.map(Timestamp),
             draining: record.draining,
             lost: record.lost,
+            read_only_since: record.read_only_since.map(Timestamp),
         })
     }
 }

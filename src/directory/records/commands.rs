@@ -204,6 +204,7 @@ fn registration_out(registration: &Registration) -> disk::RegisterServer {
             zone: registration.zone.clone(),
             software_version: registration.software_version.clone(),
             lock_service_id: registration.lock_service.map(|service| id(service.as_bytes())).unwrap_or_default(),
+            incarnations: registration.incarnations.iter().map(|of| id(of.as_bytes())).collect(),
             ..disk::Server::default()
         }),
     }
@@ -331,6 +332,7 @@ fn command_out(command: &Command) -> Stored {
         Command::DropArriving { group, epoch } => {
             Stored::DropArriving(disk::DropArriving { group: group.0, epoch: epoch.0 })
         }
+        Command::PassLead { group, epoch } => Stored::PassLead(disk::PassLead { group: group.0, epoch: epoch.0 }),
         Command::DrainServer { server } => Stored::DrainServer(server.to_string()),
         Command::ResumeServer { server } => Stored::ResumeServer(server.to_string()),
         Command::RemoveServer { server, lost } => {
@@ -430,6 +432,7 @@ fn command_in(command: Stored) -> Read<Command> {
         Stored::DropArriving(stored) => {
             Command::DropArriving { group: GroupId(stored.group), epoch: Epoch(stored.epoch) }
         }
+        Stored::PassLead(stored) => Command::PassLead { group: GroupId(stored.group), epoch: Epoch(stored.epoch) },
         Stored::DrainServer(id) => Command::DrainServer { server: server(&id)? },
         Stored::ResumeServer(id) => Command::ResumeServer { server: server(&id)? },
         Stored::RemoveServer(stored) => Command::RemoveServer { server: server(&stored.server_id)?, lost: stored.lost },

@@ -12,7 +12,7 @@ use crate::{
         command::{Committed, Outcome, Registration, ServerKind, Settings},
         model::{Cluster, Entry, ServerRecord, State, WriteRecord},
     },
-    types::{ClusterId, Epoch, LockServiceId, StoreId},
+    types::{ClusterId, Epoch, Incarnation, LockServiceId, StoreId},
 };
 
 fn expect_round_trip<K: Copy, R: Record<K> + Debug + PartialEq>(key: K, record: R) {
@@ -157,6 +157,7 @@ fn the_cluster_is_read_as_written() {
             external_address: "b:2".to_owned(),
             zone: "z".to_owned(),
             software_version: "0".to_owned(),
+            incarnations: vec![Incarnation(Uuid::from_u128(4)); usize::from(kind == ServerKind::FileServer)],
             lock_service: (kind == ServerKind::Lock).then(|| LockServiceId(Uuid::from_u128(3))),
         };
         expect_round_trip(
@@ -168,6 +169,7 @@ fn the_cluster_is_read_as_written() {
                 down_since: Some(Timestamp(3)),
                 draining: true,
                 lost: true,
+                read_only_since: Some(Timestamp(4)),
             },
         );
     }

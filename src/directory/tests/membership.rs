@@ -216,16 +216,70 @@ fn a_server_that_comes_back_without_its_data_leaves_the_in_sync_sets() {
     assert_eq!(register(&mut world, "c", 79), taken("c"), "nobody else has what it had");
 }
 
+/// Registers a process whose data folder knows of these, newest first.
+fn begin(world: &mut World, id: &str, store: u128, known: &[u128]) -> Result<Outcome, Rejected> {
+    let incarnations = known.iter().map(|of| Incarnation(Uuid::from_u128(*of))).collect();
+    let registration = Registration { incarnations, ..a_registration(id, store) };
+    world.try_apply(Command::RegisterServer { registration })
+}
+
+fn copied(id: &str, newest: u128) -> Result<Outcome, Rejected> {
+    let newest = Incarnation(Uuid::from_u128(newest));
+    Err(Rejected::FolderCopied { server: server(id), address: format!("{id}:7072"), newest })
+}
+
 #[test]
-fn a_server_that_comes_later_is_taken_into_groups_that_are_short() {
+fn a_folder_goes_on_and_a_copy_of_what_it_was_is_refused() {
+    let mut world = World::new();
+    let registered = Ok(Outcome::Registered);
+    assert_eq!(begin(&mut world, "a", 0, &[1]), registered, "nothing was known of it");
+    assert_eq!(begin(&mut world, "a", 0, &[1]), registered, "the answer was lost");
+    assert_eq!(begin(&mut world, "a", 0, &[3, 1]), registered);
+    let before = (world.revision(), groups(&world));
+    for older in [&[2, 1][..], &[1], &[5, 4, 1], &[]] {
+        assert_eq!(begin(&mut world, "a", 0, older), copied("a", 3), "{older:?}");
+    }
+    assert_eq!((world.revision(), groups(&world)), before, "who was registered is not disturbed");
+    mark_down(&mut world, "a");
+    assert_eq!(begin(&mut world, "a", 0, &[2, 1]), copied("a", 3), "nor is it any better when the other is down");
+    assert_eq!(begin(&mut world, "a", 0, &[3, 1]), registered, "it connects again");
+}
+
+#[test]
+fn a_folder_whose_processes_ended_before_they_were_answered_goes_on() {
+    let mut world = World::new();
+    begin(&mut world, "a", 0, &[1]).unwrap();
+    begin(&mut world, "a", 0, &[3, 2, 1]).unwrap();
+    begin(&mut world, "a", 0, &[5, 4, 3, 2, 1]).unwrap();
+    assert_eq!(begin(&mut world, "a", 0, &[6, 4, 3, 2, 1]), copied("a", 5));
+}
+
+#[test]
+fn a_wiped_folder_goes_on_with_nothing_of_the_old_one() {
+    let mut world = World::new();
+    begin(&mut world, "a", 0, &[1]).unwrap();
+    mark_down(&mut world, "a");
+    begin(&mut world, "a", 77, &[2]).unwrap();
+    assert!(groups(&world).iter().all(|group| !group.is_in_sync(&server("a"))));
+}
+
+#[test]
+fn a_server_that_comes_later_is_taken_into_groups_that_are_short_one_by_one() {
     let settings = Settings { initial_fileservers: 1, min_in_sync: 1, ..some_settings() };
     let mut world = World::with_settings(settings);
-    let all = ids(&["a", "b", "c"]);
-    for group in groups(&world) {
-        assert_eq!((group.members, group.in_sync, group.epoch), (all.clone(), ids(&["a"]), Epoch(3)));
-    }
     register(&mut world, "d", 4).unwrap();
-    assert!(groups(&world).iter().all(|group| group.members == all), "they are whole");
+    let alone = groups(&world);
+    assert!(alone.iter().all(|group| group.members == ids(&["a"]) && group.epoch == Epoch(1)), "{alone:?}");
+    let mut fill = |id: &str| {
+        let (group, epoch) = (GroupId(0), world.group(0).epoch);
+        let arriving = server(id);
+        world.try_apply(Command::MoveGroup { group, epoch, leaving: None, arriving }).map(|_| world.group(0))
+    };
+    for (id, epoch) in [("b", 2), ("c", 3)] {
+        let filled = fill(id).unwrap();
+        assert_eq!((filled.is_member(&server(id)), filled.in_sync, filled.epoch), (true, ids(&["a"]), Epoch(epoch)));
+    }
+    assert_eq!(fill("d"), Err(Rejected::CannotArrive { server: server("d"), group: GroupId(0) }), "it is whole");
 }
 
 #[test]

@@ -19,8 +19,8 @@ use crate::{
     cluster::Group,
     token,
     types::{
-        AsOf, BlobId, ClusterId, Epoch, Extent, FencingToken, GroupId, LockMode, LockServiceId, Path, Precondition,
-        Revision, ServerId, StoreId, Timestamp, Version, WriteId, WriteMode, crc32c,
+        AsOf, BlobId, ClusterId, Epoch, Extent, FencingToken, GroupId, Incarnation, LockMode, LockServiceId, Path,
+        Precondition, Revision, ServerId, StoreId, Timestamp, Version, WriteId, WriteMode, crc32c,
     },
 };
 
@@ -80,6 +80,7 @@ fn both(token: FencingToken, version: u64) -> Precondition {
 fn a_registration(id: &str, store: u128) -> Registration {
     Registration {
         lock_service: None,
+        incarnations: Vec::new(),
         kind: ServerKind::FileServer,
         server: server(id),
         store: StoreId(Uuid::from_u128(store)),

@@ -116,6 +116,42 @@ fn a_time_means_after_the_last_change_up_to_it() {
     assert_eq!(world.names("/", AsOf::Time(Timestamp(begin.0 - 1))), [""; 0]);
 }
 
+#[test]
+fn time_stands_still_behind_a_clock_that_was_set_back_and_the_past_is_as_it_was() {
+    let mut world = World::new();
+    let begin = world.now;
+    world.write("/f", b"one");
+    // Less than what makes a write expire that began by the other clock.
+    world.pass(40 * MINUTE);
+    world.write("/f", b"two");
+    let newest = world.now;
+    world.now = begin;
+    world.write("/f", b"three");
+    world.mkdir("/d");
+    // Its time again, and it goes on.
+    world.now = newest.plus_millis(SECOND);
+    world.write("/f", b"four");
+
+    let mut page = world.view().versions(&path("/f"), None, 10).unwrap().items;
+    page.reverse();
+    let times: Vec<Timestamp> = page.iter().map(|version| version.create_time).collect();
+    assert_eq!(times, [begin, newest, newest, newest.plus_millis(SECOND)], "equal, never back");
+    // A time is the state after all that happened at it: exactly one of the revisions.
+    let seen = |at: Timestamp| {
+        let entry = world.view().get_entry(&path("/f"), AsOf::Time(at)).unwrap();
+        (entry.version.0, world.names("/", AsOf::Time(at)).len())
+    };
+    assert_eq!(seen(begin), (1, 1));
+    assert_eq!(seen(Timestamp(newest.0 - 1)), (1, 1));
+    assert_eq!(seen(newest), (3, 2));
+    assert_eq!(seen(newest.plus_millis(SECOND - 1)), (3, 2));
+    assert_eq!(seen(newest.plus_millis(SECOND)), (4, 2));
+    for version in &page {
+        let at = world.view().get_entry(&path("/f"), AsOf::Revision(version.revision)).unwrap();
+        assert_eq!(at.version, version.version, "revisions tell apart what shares a time");
+    }
+}
+
 fn walked(world: &World, at: &str, as_of: AsOf, recursive: bool, limit: usize) -> Vec<String> {
     let mut walk = world.view().walk(&path(at), as_of, recursive, true).unwrap();
     let mut seen = Vec::new();

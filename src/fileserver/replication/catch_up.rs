@@ -315,3 +315,36 @@ fn is_known(node: &Node, blob: BlobId) -> bool {
 fn is_whole(node: &Node, blob: BlobId) -> bool {
     node.store.blob(blob).is_some_and(|record| record.sealed && !record.damaged)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROUP: GroupId = GroupId(7);
+
+    #[test]
+    fn a_failed_group_waits_twice_as_long_each_time_and_not_for_ever() {
+        let (mut waits, mut now) = (Waits::default(), Instant::now());
+        assert!(waits.are_over(GROUP, Epoch(1), now));
+        for expected in [100, 200, 400, 800, 1000, 1000].map(Duration::from_millis) {
+            waits.failed(GROUP, now);
+            assert_eq!(waits.next(now), Some(now + expected));
+            assert!(!waits.are_over(GROUP, Epoch(1), now + expected - Duration::from_millis(1)));
+            now += expected;
+            assert!(waits.are_over(GROUP, Epoch(1), now));
+            assert_eq!(waits.next(now), None, "nothing wakes for what is over");
+        }
+        waits.joined(GROUP, Epoch(2));
+        waits.failed(GROUP, now);
+        assert_eq!(waits.next(now), Some(now + RETRY_FIRST), "a success ends the series");
+    }
+
+    #[test]
+    fn a_group_that_was_joined_is_not_joined_again_before_the_map_has_it() {
+        let (mut waits, now) = (Waits::default(), Instant::now());
+        waits.joined(GROUP, Epoch(5));
+        assert!(!waits.are_over(GROUP, Epoch(4), now), "the map is older");
+        assert!(waits.are_over(GROUP, Epoch(5), now), "out again since");
+        assert!(waits.are_over(GroupId(8), Epoch(4), now));
+    }
+}

@@ -36,7 +36,7 @@ const PIECE_BYTES: usize = 1 << 20;
 ///
 /// The last segment, which is being written, is never among them.
 /// Nor are those whose turn came already and in vain: `given_up`.
-pub fn choose(index: &Index, segment_bytes: u64, disk_is_full: bool, given_up: &BTreeSet<u32>) -> Option<Vec<u32>> {
+pub fn choose(index: &Index, segment_bytes: u64, disk_is_short: bool, given_up: &BTreeSet<u32>) -> Option<Vec<u32>> {
     let last = *index.segments.keys().next_back()?;
     let closed: Vec<&SegmentUse> = index.segments.range(..last).map(|(_, segment)| segment).collect();
     let mut rewritten_at = 0;
@@ -53,7 +53,7 @@ pub fn choose(index: &Index, segment_bytes: u64, disk_is_full: bool, given_up: &
                 false => continue,
             }
         }
-        let worth = is_mostly_dead(segment, disk_is_full) || (cleaner_before && is_mostly_tombstones(segment));
+        let worth = is_mostly_dead(segment, disk_is_short) || (cleaner_before && is_mostly_tombstones(segment));
         let run = run_from(closed.get(at..)?, segment_bytes);
         if worth || (is_small(segment, segment_bytes / 2) && run.len() > 1) {
             return Some(run);
@@ -83,9 +83,9 @@ fn run_from(closed: &[&SegmentUse], segment_bytes: u64) -> Vec<u32> {
     run
 }
 
-fn is_mostly_dead(segment: &SegmentUse, disk_is_full: bool) -> bool {
+fn is_mostly_dead(segment: &SegmentUse, disk_is_short: bool) -> bool {
     let data = segment.end.saturating_sub(RECORDS_START);
-    let share = if disk_is_full { 10 } else { 2 };
+    let share = if disk_is_short { 10 } else { 2 };
     segment.garbage() > 0 && segment.garbage() >= data / share
 }
 

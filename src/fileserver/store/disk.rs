@@ -7,6 +7,8 @@ use std::{
     path::Path,
 };
 
+use rustix::fs::FallocateFlags;
+
 use crate::durable;
 
 /// Bytes of a file system.
@@ -25,8 +27,15 @@ pub trait Disk: Send + Sync {
     fn read(&self, file: &File, position: u64, bytes: &mut [u8]) -> io::Result<usize>;
     /// Cuts the file off at `length`, durably with its next sync.
     fn set_length(&self, file: &File, length: u64) -> io::Result<()>;
+    /// Takes room for `length` bytes from `position` on; they read as zeros.
+    fn allocate(&self, file: &File, position: u64, length: u64) -> io::Result<()>;
     fn sync(&self, file: &File) -> io::Result<()>;
     fn space(&self, dir: &Path) -> io::Result<Space>;
+}
+
+/// Whether an error says that there is no room.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
 /// The disk of this machine.
@@ -68,6 +77,10 @@ impl Disk for LocalDisk {
 
     fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
         file.set_len(length)
+    }
+
+    fn allocate(&self, file: &File, position: u64, length: u64) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(file, FallocateFlags::empty(), position, length)?)
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    disk::Disk,
+    disk::{Disk, is_full},
     index::{LogPosition, RecordAt},
     record::{ALIGNMENT, Body, HEADER_LENGTH, Header},
     segment::{RECORDS_START, Segment, Unfinished},
@@ -47,6 +47,36 @@ impl Frame {
     }
 }
 
+/// Why records were not written.
+#[derive(Debug)]
+pub enum Unwritten {
+    /// For lack of room, and the log is as before.
+    NoRoom(io::Error),
+    /// It is not known what is on the disk.
+    Unknown(io::Error),
+}
+
+impl Unwritten {
+    /// The disk did not take bytes that it was to take. No other failure may be one of room: after a sync or a rename it is
+    /// not known what was done.
+    fn not_taken(error: io::Error) -> Self {
+        if is_full(&error) { Self::NoRoom(error) } else { Self::Unknown(error) }
+    }
+}
+
+impl From<io::Error> for Unwritten {
+    fn from(error: io::Error) -> Self {
+        Self::Unknown(error)
+    }
+}
+
+impl From<Unwritten> for io::Error {
+    fn from(unwritten: Unwritten) -> Self {
+        let (Unwritten::NoRoom(error) | Unwritten::Unknown(error)) = unwritten;
+        error
+    }
+}
+
 pub struct Log {
     dir: PathBuf,
     disk: Arc<dyn Disk>,
@@ -59,6 +89,8 @@ pub struct Log {
     batch_start: u64,
     /// A write failed half-way. What it left was cut off; that is not durable before the next sync.
     leftover: bool,
+    /// The disk had no room for the next segment.
+    stuck: bool,
 }
 
 impl Log {
@@ -69,13 +101,14 @@ impl Log {
         segment_bytes: u64,
         preallocate: bool,
         (number, batch): (u32, u64),
-    ) -> io::Result<Self> {
+    ) -> Result<Self, Unwritten> {
         let segment_bytes = segment_bytes.min(SEGMENT_BYTES_MAX);
-        let unfinished = Unfinished::create(&dir, number, number, 0)?;
+        let unfinished = Unfinished::create(&dir, number, number, 0).map_err(Unwritten::not_taken)?;
         let allocated = if preallocate && unfinished.preallocate(segment_bytes) { segment_bytes } else { 0 };
         let segment = Arc::new(unfinished.publish()?);
         let (position, batch_start) = (RECORDS_START, RECORDS_START);
-        Ok(Self { dir, disk, segment_bytes, segment, position, allocated, batch, batch_start, leftover: false })
+        let (leftover, stuck) = (false, false);
+        Ok(Self { dir, disk, segment_bytes, segment, position, allocated, batch, batch_start, leftover, stuck })
     }
 
     pub fn segment(&self) -> &Arc<Segment> {
@@ -97,20 +130,25 @@ impl Log {
         self.position != self.batch_start
     }
 
+    /// Whether the disk had no room for the next segment: what fits into this one says nothing of the disk's.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck
+    }
+
     /// Whether `length` more bytes fit; an empty segment takes anything.
     pub fn has_room(&self, length: u64) -> bool {
         self.position == RECORDS_START || self.position + length <= self.segment_bytes
     }
 
-    /// Writes records one after the other, and tells where they are. After an error the log is as before.
-    pub fn write(&mut self, frames: &[Frame]) -> io::Result<Vec<RecordAt>> {
+    /// Writes records one after the other, and tells where they are.
+    pub fn write(&mut self, frames: &[Frame]) -> Result<Vec<RecordAt>, Unwritten> {
         let mut places = Vec::with_capacity(frames.len());
         let mut headers = Vec::with_capacity(frames.len());
         let mut position = self.position;
         for frame in frames {
-            let place = u32::try_from(position).map_err(|_| io::ErrorKind::FileTooLarge)?;
+            let place = u32::try_from(position).map_err(|_| Unwritten::NoRoom(io::ErrorKind::FileTooLarge.into()))?;
             if position + frame.length() > self.segment_bytes + OVERSHOOT_BYTES_MAX {
-                return Err(io::ErrorKind::StorageFull.into());
+                return Err(Unwritten::NoRoom(io::ErrorKind::StorageFull.into()));
             }
             let header = Header {
                 batch: self.batch,
@@ -133,7 +171,7 @@ impl Log {
         }
         if let Err(error) = self.disk.write(&self.segment.file, self.position, &mut parts) {
             self.cut_leftover()?;
-            return Err(error);
+            return Err(Unwritten::not_taken(error));
         }
         self.position = position;
         Ok(places)
@@ -144,6 +182,17 @@ impl Log {
         self.leftover = true;
         self.allocated = self.position;
         self.disk.set_length(&self.segment.file, self.position)
+    }
+
+    /// Takes room for so many bytes from the disk in advance, behind what it has given already; `false` if it has none. One that
+    /// cannot say may have.
+    pub fn take_room(&mut self, length: u64) -> bool {
+        let from = self.position.max(self.allocated);
+        match self.disk.allocate(&self.segment.file, from, length) {
+            Ok(()) => self.allocated = from + length,
+            Err(error) => return !is_full(&error),
+        }
+        true
     }
 
     /// Ends the batch: everything written is on stable storage.
@@ -158,16 +207,17 @@ impl Log {
     }
 
     /// Goes on in a new segment. Everything must have been synced: what has a later segment was never torn.
-    pub fn roll(&mut self, preallocate: bool) -> io::Result<()> {
+    pub fn roll(&mut self, preallocate: bool) -> Result<(), Unwritten> {
         assert!(!self.is_dirty(), "a segment is closed only when all of it is on stable storage");
         if self.leftover {
             // Before the next segment has its name: from then on whatever is bad in this one counts as damage.
             self.disk.sync(&self.segment.file)?;
             self.leftover = false;
         }
-        let number = self.segment.number().checked_add(1).ok_or(io::ErrorKind::FileTooLarge)?;
+        let number = self.segment.number().checked_add(1).ok_or(io::Error::from(io::ErrorKind::FileTooLarge))?;
         let (dir, disk) = (self.dir.clone(), Arc::clone(&self.disk));
-        let next = Self::create(dir, disk, self.segment_bytes, preallocate, (number, self.batch))?;
+        let next = Self::create(dir, disk, self.segment_bytes, preallocate, (number, self.batch))
+            .inspect_err(|error| self.stuck = matches!(error, Unwritten::NoRoom(_)))?;
         std::mem::replace(self, next).trim();
         Ok(())
     }

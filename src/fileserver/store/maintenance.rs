@@ -89,7 +89,7 @@ impl Checkpoint {
 pub fn compact(shared: &Shared) -> Outcome {
     let mut given_up = BTreeSet::new();
     while shared.poisoned().is_none() && !shared.is_stopping() {
-        let chosen = compaction::choose(&shared.index(), shared.options.segment_bytes, shared.is_full(), &given_up);
+        let chosen = compaction::choose(&shared.index(), shared.options.segment_bytes, shared.is_short(), &given_up);
         let Some(numbers) = chosen else { break };
         match compaction::run(shared, &numbers) {
             Ok(Outcome::Done) => {}

@@ -106,7 +106,7 @@ impl Store {
         shared.look_at_space(0);
         let next = (next_segment, next_batch);
         let log = Log::create(dir, disk, segment_bytes, shared.may_preallocate(), next)
-            .map_err(|error| shared.failed(error))?;
+            .map_err(|error| shared.failed(error.into()))?;
         shared.index().add_segment(Arc::clone(log.segment()), log.position());
 
         let (requests, queue) = mpsc::channel();
@@ -295,7 +295,7 @@ impl Store {
 
     pub fn status(&self) -> StoreStatus {
         let shared = &self.0.shared;
-        let (space, refusal) = (shared.space(), shared.admit().err());
+        let (space, refusal) = (shared.space(), shared.complaint());
         let index = shared.index();
         StoreStatus {
             blob_count: index.sealed_count() as u64,

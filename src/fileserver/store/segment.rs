@@ -179,3 +179,35 @@ impl Segment {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: u64 = 8 << 20;
+
+    fn is_zero_from(segment: &Segment, from: u64) -> bool {
+        let mut rest = vec![0; (ROOM - from.min(ROOM)) as usize];
+        let read = segment.file.read_at(&mut rest, from.min(ROOM)).unwrap();
+        rest[..read].iter().all(|byte| *byte == 0)
+    }
+
+    #[test]
+    fn what_is_past_the_written_end_is_zero_and_was_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let unfinished = Unfinished::create(folder.path(), 1, 1, 0).unwrap();
+        unfinished.preallocate(ROOM);
+        let segment = unfinished.publish().unwrap();
+        // A hole between two stretches, the last page only begun.
+        for (at, length) in [(RECORDS_START, 10), (3 << 20, 70_000), ((5 << 20) + 1, 1)] {
+            segment.file.write_all_at(&vec![7; length], at).unwrap();
+            for from in [0, RECORDS_START, 2 << 20, 3 << 20] {
+                let end = segment.written_end(from);
+                let last = at + length as u64;
+                assert!(end >= from && (from >= last || end >= last), "{end} of {last}, looked for from {from}");
+                assert!(is_zero_from(&segment, end), "{end} of {last}, looked for from {from}");
+            }
+        }
+        assert!(segment.written_end(ROOM) >= ROOM);
+    }
+}

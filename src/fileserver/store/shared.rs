@@ -20,16 +20,14 @@ use super::{
 
 /// A disk that does not answer the writer for so long hangs.
 pub const HANGS_AFTER: Duration = Duration::from_secs(2);
-/// The same words as long as it lasts.
-const HANGS: &str = "the disk does not answer";
 
 pub struct Shared {
     pub options: StoreOptions,
     pub disk: Arc<dyn Disk>,
     index: Mutex<Index>,
     health: Mutex<Health>,
-    /// Since when the writer has been waiting for the disk.
-    waiting: Mutex<Option<Instant>>,
+    /// For what the writer has been waiting for the disk.
+    waiting: Mutex<Option<Waiting>>,
     pub sync_count: AtomicU64,
     pub counts: StoreCounts,
     /// What the scrub that goes on for ever has read of the pass that it is in.
@@ -42,9 +40,20 @@ pub struct Shared {
 /// See [`Shared::at_disk`].
 pub struct AtDisk<'a>(&'a Shared);
 
+/// The writer is at the disk.
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    /// It was logged that the disk hangs.
+    is_said: bool,
+}
+
 impl Drop for AtDisk<'_> {
     fn drop(&mut self) {
-        *self.0.waiting() = None;
+        if let Some(waiting) = self.0.waiting().take().filter(|waiting| waiting.is_said) {
+            let (dir, hung) = (self.0.options.dir.display(), waiting.since.elapsed());
+            tracing::warn!(%dir, ?hung, "the disk answers again");
+        }
     }
 }
 
@@ -55,6 +64,8 @@ struct Health {
     poisoned: Option<String>,
     space: Space,
     full: bool,
+    /// What the disk said when it did not take data for lack of room; it has not been seen to have any since.
+    no_room: Option<String>,
 }
 
 impl Shared {
@@ -107,18 +118,25 @@ impl Shared {
         StoreError::Io { path: self.options.dir.clone(), message: error.to_string() }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Option<Instant>> {
+    fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The writer turns to the disk, for as long as this is kept.
     pub fn at_disk(&self) -> AtDisk<'_> {
-        *self.waiting() = Some(Instant::now());
+        *self.waiting() = Some(Waiting { since: Instant::now(), is_said: false });
         AtDisk(self)
     }
 
     fn hangs(&self) -> bool {
-        self.waiting().is_some_and(|since| since.elapsed() >= HANGS_AFTER)
+        let mut waiting = self.waiting();
+        let Some(waiting) = waiting.as_mut().filter(|waiting| waiting.since.elapsed() >= HANGS_AFTER) else {
+            return false;
+        };
+        if !std::mem::replace(&mut waiting.is_said, true) {
+            tracing::error!(dir = %self.options.dir.display(), "the disk does not answer: no writes are taken until it does");
+        }
+        true
     }
 
     /// Whether new data may come in. Not while the disk hangs: what waits for it then is not known to be lost, and what comes
@@ -128,22 +146,58 @@ impl Shared {
         let health = self.health();
         match &health.poisoned {
             Some(cause) => Err(StoreError::ReadOnly(cause.clone())),
-            None if hangs => Err(StoreError::ReadOnly(HANGS.to_owned())),
+            None if hangs => Err(StoreError::DiskHangs),
             None if health.full => Err(self.refusal(&health)),
             None => Ok(()),
         }
     }
 
-    pub fn no_space(&self) -> StoreError {
-        self.refusal(&self.health())
+    /// Why others had better take the writes. What comes all the same is tried where only the disk itself can say whether there
+    /// is room.
+    pub fn complaint(&self) -> Option<StoreError> {
+        self.admit().err().or_else(|| {
+            let health = self.health();
+            health.no_room.is_some().then(|| self.refusal(&health))
+        })
+    }
+
+    /// The disk has not taken data for lack of room, whatever it says of its space.
+    pub fn note_no_room(&self, error: &io::Error) -> StoreError {
+        let mut health = self.health();
+        let is_news = health.no_room.is_none();
+        health.no_room.get_or_insert_with(|| error.to_string());
+        let refusal = self.refusal(&health);
+        drop(health);
+        if is_news {
+            tracing::warn!(dir = %self.options.dir.display(), %refusal, "the disk has no room for data");
+            self.wake_maintenance();
+        }
+        refusal
+    }
+
+    /// The disk has room for data.
+    pub fn note_room(&self) {
+        if self.health().no_room.take().is_some() {
+            tracing::warn!(dir = %self.options.dir.display(), "the disk has room for data again");
+        }
+    }
+
+    pub fn has_no_room(&self) -> bool {
+        self.health().no_room.is_some()
     }
 
     fn refusal(&self, health: &Health) -> StoreError {
-        StoreError::NoSpace { free_bytes: health.space.free, reserve_bytes: self.options.reserve_bytes }
+        let free_bytes = health.space.free;
+        match &health.no_room {
+            Some(cause) if !health.full => StoreError::NoRoom { free_bytes, cause: cause.clone() },
+            _ => StoreError::NoSpace { free_bytes, reserve_bytes: self.options.reserve_bytes },
+        }
     }
 
-    pub fn is_full(&self) -> bool {
-        self.health().full
+    /// Whether space matters more than work: the reserve is reached, or the disk takes no data.
+    pub fn is_short(&self) -> bool {
+        let health = self.health();
+        health.full || health.no_room.is_some()
     }
 
     pub fn space(&self) -> Space {

@@ -162,6 +162,13 @@ pub enum StoreError {
     Damaged { blob: BlobId, offset: u64 },
     #[error("the disk is full but for {free_bytes} bytes; {reserve_bytes} are kept in reserve")]
     NoSpace { free_bytes: u64, reserve_bytes: u64 },
+    #[error(
+        "the disk takes no data for lack of room ({cause}), though {free_bytes} bytes of it are free: is there a quota, a limit \
+         on the length of files, or no inode left?"
+    )]
+    NoRoom { free_bytes: u64, cause: String },
+    #[error("the disk does not answer; writes are taken again when it does")]
+    DiskHangs,
     #[error("the store takes no writes until it is restarted: {0}")]
     ReadOnly(String),
     #[error("the store is closed")]

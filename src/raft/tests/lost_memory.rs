@@ -39,6 +39,17 @@ async fn make_durable(node: &TestNode) {
     wait_until("it is durable", || group.metrics().snapshot.is_some_and(|id| id.index >= 2)).await;
 }
 
+/// The nodes, which of them leads, and which is down and has the first word on its disk.
+async fn three_nodes_of_which_one_is_down() -> (Vec<TestNode>, usize, usize) {
+    let mut nodes = three_nodes().await;
+    let leader = leader_of(&nodes).await;
+    let broken = (leader + 1) % 3;
+    nodes[leader].say("word").await.unwrap();
+    make_durable(&nodes[broken]).await;
+    nodes[broken].kill().await;
+    (nodes, leader, broken)
+}
+
 #[tokio::test]
 async fn a_node_that_has_lost_its_memory_comes_back_as_a_learner_and_votes_when_it_is_level() {
     for damage in [damage_log, damage_vote, lose_log] {
@@ -119,12 +130,7 @@ async fn a_node_that_was_alone_refuses_and_leaves_everything_as_it_is() {
 
 #[tokio::test]
 async fn a_crash_in_the_middle_of_setting_aside_is_gone_on_from() {
-    let mut nodes = three_nodes().await;
-    let leader = leader_of(&nodes).await;
-    let broken = (leader + 1) % 3;
-    nodes[leader].say("word").await.unwrap();
-    make_durable(&nodes[broken]).await;
-    nodes[broken].kill().await;
+    let (mut nodes, leader, broken) = three_nodes_of_which_one_is_down().await;
     damage_log(&nodes[broken]);
     drop(nodes[broken].try_start(Vec::new()).await.unwrap());
     // As if the new log had not got its name yet, nor the old state gone aside.
@@ -139,12 +145,7 @@ async fn a_crash_in_the_middle_of_setting_aside_is_gone_on_from() {
 
 #[tokio::test]
 async fn a_second_loss_revives_no_earlier_self() {
-    let mut nodes = three_nodes().await;
-    let leader = leader_of(&nodes).await;
-    let broken = (leader + 1) % 3;
-    nodes[leader].say("word").await.unwrap();
-    make_durable(&nodes[broken]).await;
-    nodes[broken].kill().await;
+    let (nodes, leader, broken) = three_nodes_of_which_one_is_down().await;
     let others = vec![nodes[leader].address.clone()];
     let mut selves = vec![nodes[broken].id];
     for _ in 0..3 {
@@ -159,12 +160,7 @@ async fn a_second_loss_revives_no_earlier_self() {
 
 #[tokio::test]
 async fn a_rejoined_voter_whose_log_is_lost_but_not_its_name_is_another_node() {
-    let mut nodes = three_nodes().await;
-    let leader = leader_of(&nodes).await;
-    let broken = (leader + 1) % 3;
-    nodes[leader].say("word").await.unwrap();
-    make_durable(&nodes[broken]).await;
-    nodes[broken].kill().await;
+    let (mut nodes, _, broken) = three_nodes_of_which_one_is_down().await;
     lose_log(&nodes[broken]);
     nodes[broken].restart().await;
     let rejoined = nodes[broken].group().node;

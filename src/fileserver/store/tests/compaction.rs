@@ -24,7 +24,7 @@ fn compact_all(store: &Store) -> usize {
     let mut count = 0;
     loop {
         let chosen =
-            compaction::choose(&shared.index(), shared.options.segment_bytes, shared.is_full(), &BTreeSet::new());
+            compaction::choose(&shared.index(), shared.options.segment_bytes, shared.is_short(), &BTreeSet::new());
         let Some(numbers) = chosen else { return count };
         rewrite(store, &numbers);
         count += 1;

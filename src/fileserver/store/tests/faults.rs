@@ -1,7 +1,12 @@
 //! Disks that fail, fill up, or give back other bytes than they were given.
 
+use std::time::{Duration, Instant};
+
 use super::*;
-use crate::types::{Inode, Version};
+use crate::{
+    fileserver::store::maintenance,
+    types::{Inode, Version},
+};
 
 #[tokio::test]
 async fn after_a_failed_sync_nothing_is_written_and_everything_is_read() {
@@ -17,6 +22,18 @@ async fn after_a_failed_sync_nothing_is_written_and_everything_is_read() {
     assert!(matches!(fixture.store.publish(id(1), Inode(1), Version(1)).await, Err(StoreError::ReadOnly(_))));
     assert!(fixture.store.status().read_only.is_some());
     expect_content(&fixture.store, id(1), 1000).await;
+    // Also when it is time to sync what was written: a second sync would succeed, and prove nothing.
+    let now = || (fixture.disk.syncs.load(Ordering::SeqCst), fixture.synced());
+    let (before, looks) = (now(), fixture.disk.looks.load(Ordering::SeqCst));
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(
+        fixture.disk.looks.load(Ordering::SeqCst) < looks + 10,
+        "the writer has nothing to do, and does it all the time"
+    );
+    assert!(matches!(fixture.store.discard(id(1)).await, Err(StoreError::ReadOnly(_))));
+    assert!(matches!(fixture.store.delete(vec![id(1)]).await, Err(StoreError::ReadOnly(_))));
+    assert_eq!(now(), before);
+    expect_content(&fixture.store, id(1), 1000).await;
 
     let (fixture, _) = fixture.reopen().await;
     expect_content(&fixture.store, id(1), 1000).await;
@@ -31,12 +48,12 @@ async fn a_disk_that_hangs_takes_no_writes_until_it_answers_again_and_loses_none
     let hanging = fixture.disk.hang();
     let store = fixture.store.clone();
     let sealing = tokio::spawn(async move { store.seal(id(2), length, checksum).await });
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while fixture.store.status().read_only.is_none() {
         assert!(begun.elapsed() < 3 * shared::HANGS_AFTER, "nobody notices");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(matches!(put(&fixture.store, id(3), &[1]).await, Err(StoreError::ReadOnly(_))));
+    assert!(matches!(put(&fixture.store, id(3), &[1]).await, Err(StoreError::DiskHangs)));
     expect_content(&fixture.store, id(1), 1000).await;
     drop(hanging);
     sealing.await.unwrap().unwrap();
@@ -82,7 +99,7 @@ async fn a_write_that_finds_no_space_fails_alone_and_the_store_goes_on() {
     put(&fixture.store, id(1), &[1000]).await.unwrap();
     fixture.disk.write_limit.store(500, Ordering::SeqCst);
     let error = put(&fixture.store, id(2), &[1000]).await.unwrap_err();
-    assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
+    assert!(matches!(error, StoreError::NoRoom { .. }), "{error}");
     fixture.store.publish(id(1), Inode(1), Version(1)).await.unwrap();
     fixture.disk.write_limit.store(0, Ordering::SeqCst);
     put(&fixture.store, id(2), &[1000]).await.unwrap();
@@ -90,6 +107,118 @@ async fn a_write_that_finds_no_space_fails_alone_and_the_store_goes_on() {
     assert_eq!(recovered.damaged_regions, []);
     expect_content(&fixture.store, id(1), 1000).await;
     expect_content(&fixture.store, id(2), 1000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_takes_no_data_though_it_says_it_has_space_is_told_of_until_it_has_room() {
+    let fixture = Fixture::new();
+    fixture.disk.write_limit.store(500, Ordering::SeqCst);
+    let error = put(&fixture.store, id(1), &[1000]).await.unwrap_err();
+    assert!(matches!(error, StoreError::NoRoom { free_bytes, .. } if free_bytes > 0), "{error}");
+    // It is looked at each second.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(fixture.store.status().read_only, Some(error.to_string()));
+    fixture.disk.write_limit.store(0, Ordering::SeqCst);
+    let begun = Instant::now();
+    while fixture.store.status().read_only.is_some() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "nobody notices");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    put(&fixture.store, id(1), &[1000]).await.unwrap();
+    let (fixture, recovered) = fixture.reopen().await;
+    assert_eq!((recovered.damaged_regions, recovered.torn_bytes_cut), (vec![], 0));
+    expect_content(&fixture.store, id(1), 1000).await;
+}
+
+async fn wait_until_it_takes_writes(store: &Store, mut meanwhile: impl AsyncFnMut()) {
+    let begun = Instant::now();
+    while store.status().read_only.is_some() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "nobody notices that there is room");
+        meanwhile().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_never_idle_notices_too_that_there_is_room_again() {
+    let fixture = Fixture::new();
+    put(&fixture.store, id(1), &[100]).await.unwrap();
+    fixture.disk.write_limit.store(500, Ordering::SeqCst);
+    let error = put(&fixture.store, id(2), &[1000]).await.unwrap_err();
+    assert!(matches!(error, StoreError::NoRoom { .. }), "{error}");
+    fixture.disk.write_limit.store(0, Ordering::SeqCst);
+    let publish = async || fixture.store.publish(id(1), Inode(1), Version(1)).await.unwrap();
+    wait_until_it_takes_writes(&fixture.store, publish).await;
+
+    fixture.disk.write_limit.store(500, Ordering::SeqCst);
+    put(&fixture.store, id(3), &[1000]).await.unwrap_err();
+    fixture.disk.write_limit.store(0, Ordering::SeqCst);
+    put(&fixture.store, id(3), &[1000]).await.unwrap();
+    assert_eq!(fixture.store.status().read_only, None, "data was taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn room_in_the_old_segment_is_none_where_a_new_one_cannot_begin() {
+    let fixture = Fixture::with_segments_of(16 << 10);
+    put(&fixture.store, id(1), &[6000]).await.unwrap();
+    // The file that is to become the next segment cannot be written.
+    let next = segment_path(fixture.root.path(), 2).with_added_extension("new");
+    std::os::unix::fs::symlink("/dev/full", &next).unwrap();
+    let error = put(&fixture.store, id(2), &[12_000]).await.unwrap_err();
+    assert!(matches!(error, StoreError::NoRoom { .. }), "{error}");
+    // What is small still fits; it shows nothing. And the disk is looked at each second.
+    put(&fixture.store, id(3), &[100]).await.unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(3) {
+        assert!(fixture.store.status().read_only.is_some(), "there is no room");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    fs::remove_file(&next).unwrap();
+    wait_until_it_takes_writes(&fixture.store, async || {}).await;
+    put(&fixture.store, id(2), &[12_000]).await.unwrap();
+    let (fixture, recovered) = fixture.reopen().await;
+    assert_eq!((recovered.damaged_regions, recovered.torn_bytes_cut), (vec![], 0));
+    for (number, length) in [(1, 6000), (2, 12_000), (3, 100)] {
+        expect_content(&fixture.store, id(number), length).await;
+    }
+}
+
+#[tokio::test]
+async fn no_space_for_a_cut_or_a_sync_is_not_taken_for_a_write_that_never_was() {
+    for cut_fails in [true, false] {
+        let fixture = Fixture::with_segments_of(16 << 10);
+        put(&fixture.store, id(1), &[5000]).await.unwrap();
+        fixture.disk.write_limit.store(500, Ordering::SeqCst);
+        if !cut_fails {
+            // What it leaves behind is to be synced before the next segment begins.
+            put(&fixture.store, id(2), &[4000]).await.unwrap_err();
+            fixture.disk.write_limit.store(0, Ordering::SeqCst);
+        }
+        fixture.disk.has_no_space_to_end.store(true, Ordering::SeqCst);
+        let error = put(&fixture.store, id(3), &[12_000]).await.unwrap_err();
+        assert!(matches!(error, StoreError::ReadOnly(_)), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_takes_no_data_is_given_back_what_little_is_dead() {
+    let fixture = Fixture::with_segments_of(64 << 10);
+    for number in 1..=7 {
+        put(&fixture.store, id(number), &[10_000]).await.unwrap();
+    }
+    fixture.store.delete(vec![id(1)]).await.unwrap();
+    let length = || fs::metadata(segment_path(fixture.root.path(), 1)).unwrap().len();
+    let before = length();
+    maintenance::compact(&fixture.store.0.shared);
+    assert_eq!(length(), before, "it is not worth the work");
+    fixture.disk.write_limit.store(58_000, Ordering::SeqCst);
+    let error = put(&fixture.store, id(8), &[60_000]).await.unwrap_err();
+    assert!(matches!(error, StoreError::NoRoom { .. }), "{error}");
+    maintenance::compact(&fixture.store.0.shared);
+    assert!(length() <= before - 10_000, "nothing is given back");
+    for number in 2..=7 {
+        expect_content(&fixture.store, id(number), 10_000).await;
+    }
 }
 
 #[tokio::test]
@@ -102,7 +231,7 @@ async fn what_a_write_without_space_left_behind_is_no_damage_after_a_crash() {
         fixture.disk.cuts_late.store(true, Ordering::SeqCst);
         fixture.disk.write_limit.store(written, Ordering::SeqCst);
         let error = put(&fixture.store, id(2), &[4000]).await.unwrap_err();
-        assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
+        assert!(matches!(error, StoreError::NoRoom { .. }), "{error}");
         fixture.disk.write_limit.store(0, Ordering::SeqCst);
         // Too long for what is left of the segment.
         put(&fixture.store, id(3), &[12_000]).await.unwrap();

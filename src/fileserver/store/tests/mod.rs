@@ -49,8 +49,12 @@ struct TestDisk {
     /// Files are cut only when they are synced or written, as a crash before that would show them.
     cuts_late: AtomicBool,
     cuts: Mutex<HashMap<u64, u64>>,
+    /// Cuts and syncs fail for lack of space.
+    has_no_space_to_end: AtomicBool,
     /// Bytes of the disk that others take.
     taken: AtomicU64,
+    /// How often it was asked for its space.
+    looks: AtomicU64,
 }
 
 impl TestDisk {
@@ -110,6 +114,9 @@ impl Disk for TestDisk {
     }
 
     fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
+        if self.has_no_space_to_end.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         if self.cuts_late.load(Ordering::SeqCst) {
             self.cuts.lock().unwrap().insert(file.metadata()?.ino(), length);
             return Ok(());
@@ -117,14 +124,26 @@ impl Disk for TestDisk {
         LocalDisk.set_length(file, length)
     }
 
+    fn allocate(&self, file: &File, position: u64, length: u64) -> io::Result<()> {
+        let limit = self.write_limit.load(Ordering::SeqCst);
+        match limit > 0 && length > limit {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => LocalDisk.allocate(file, position, length),
+        }
+    }
+
     fn sync(&self, file: &File) -> io::Result<()> {
         self.cut(file)?;
         self.syncs.fetch_add(1, Ordering::SeqCst);
         drop(self.syncing.lock().unwrap());
+        if self.has_no_space_to_end.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         if self.sync_fails.load(Ordering::SeqCst) { Err(io::Error::other("injected")) } else { Ok(()) }
     }
 
     fn space(&self, _: &Path) -> io::Result<Space> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
         Ok(Space { free: DISK_BYTES - self.taken.load(Ordering::SeqCst), total: DISK_BYTES })
     }
 }

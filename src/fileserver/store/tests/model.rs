@@ -144,7 +144,7 @@ fn compact(store: &Store) {
     let shared = &store.0.shared;
     for _ in 0..100 {
         let chosen =
-            compaction::choose(&shared.index(), shared.options.segment_bytes, shared.is_full(), &BTreeSet::new());
+            compaction::choose(&shared.index(), shared.options.segment_bytes, shared.is_short(), &BTreeSet::new());
         let Some(numbers) = chosen else { return };
         assert_eq!(compaction::run(shared, &numbers).unwrap(), Outcome::Done);
     }

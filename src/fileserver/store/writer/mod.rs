@@ -27,7 +27,7 @@ pub use self::plan::{Answer, Request, Work};
 use self::plan::{Effect, Plan, Waiting, current, reply};
 use super::{
     index::{ChunkAt, Published, RecordAt},
-    log::{Frame, Log},
+    log::{Frame, Log, Unwritten},
     shared::Shared,
     types::StoreError,
 };
@@ -38,6 +38,8 @@ const LAZY_SYNC: Duration = Duration::from_secs(1);
 /// No more than this is written in one go.
 const TURN_BYTES_MAX: usize = 16 << 20;
 const TURN_REQUESTS_MAX: usize = 4096;
+/// A disk that can take as much has room again: for whatever is written in one go.
+const ROOM_BYTES: u64 = TURN_BYTES_MAX as u64;
 
 pub struct Writer {
     shared: Arc<Shared>,
@@ -52,6 +54,8 @@ pub struct Writer {
     dirty_since: Option<Instant>,
     /// The last batch was acknowledged, and nothing in the log proves yet that it was synced.
     unproven: bool,
+    /// When it was last tried whether a disk has room again that had none.
+    room_tried: Instant,
     closing: Vec<Answer>,
 }
 
@@ -66,6 +70,7 @@ impl Writer {
             sealing: HashSet::new(),
             dirty_since: None,
             unproven: false,
+            room_tried: Instant::now(),
             closing: Vec::new(),
         }
     }
@@ -114,23 +119,48 @@ impl Writer {
 
     /// How long to wait for a request before there is something to do without one.
     fn patience(&self) -> Option<Duration> {
+        if self.shared.poisoned().is_some() {
+            return None;
+        }
         let lazy = self.dirty_since.map(|since| LAZY_SYNC.saturating_sub(since.elapsed()));
-        let look = (self.unproven || self.shared.is_full()).then_some(LAZY_SYNC);
+        let look = (self.unproven || self.shared.is_short()).then_some(LAZY_SYNC);
         lazy.into_iter().chain(look).min()
     }
 
-    /// Nobody asks for anything: makes durable what is not, and proves that the last batch was.
+    /// Nobody asks for anything: makes durable what is not, proves that the last batch was, and tries whether a disk has room
+    /// again that had none.
     fn settle(&mut self) {
         let shared = Arc::clone(&self.shared);
         let _at_disk = shared.at_disk();
-        if self.unproven && !self.log.is_dirty() && self.shared.poisoned().is_none() {
+        if self.unproven && !self.log.is_dirty() {
             let marker = Plan::of(Frame::marker(), Effect::Nothing);
             self.carry_out(marker);
         }
-        if self.log.is_dirty() && self.shared.poisoned().is_none() {
+        if self.log.is_dirty() {
             self.sync();
         }
+        self.try_room();
         self.shared.look_at_space(self.log.unused());
+    }
+
+    /// Sees whether a disk has room again that had none, by what it gives: not more often than each second.
+    fn try_room(&mut self) {
+        let is_due = self.shared.has_no_room() && self.room_tried.elapsed() >= LAZY_SYNC;
+        if !is_due || self.shared.poisoned().is_some() {
+            return;
+        }
+        self.room_tried = Instant::now();
+        let has_room = match self.log.is_stuck() {
+            true => self.next_segment(),
+            false => Ok(()),
+        };
+        match has_room {
+            Ok(()) if self.log.take_room(ROOM_BYTES) => self.shared.note_room(),
+            Ok(()) | Err(Unwritten::NoRoom(_)) => {}
+            Err(Unwritten::Unknown(error)) => {
+                self.poison("close", &error);
+            }
+        }
     }
 
     fn turn(&mut self, requests: Vec<Request>) {
@@ -151,45 +181,52 @@ impl Writer {
         if !self.waiting.is_empty() || overdue {
             self.sync();
         }
+        self.try_room();
         shared.look_at_space(self.log.unused());
     }
 
     /// Writes a plan's records, and lets take effect what need not wait for a sync.
     fn carry_out(&mut self, plan: Plan) {
-        let written =
-            if self.shared.poisoned().is_some() { Err(io::Error::other("read only")) } else { self.write(&plan) };
+        let written = match self.shared.poisoned() {
+            Some(cause) => Err(Unwritten::Unknown(io::Error::other(cause))),
+            None => self.write(&plan),
+        };
         match written {
             Ok(places) => self.apply_written(plan, &places),
-            Err(error) if is_full(&error) && plan.has_data() => {
+            Err(Unwritten::NoRoom(error)) if plan.has_data() => {
                 // Data is refused; deletions and publications are small, and may still go through.
-                let rest = self.refuse_data(plan);
+                let rest = self.refuse_data(plan, &error);
                 self.carry_out(rest);
             }
-            Err(error) => {
-                let refusal = if is_full(&error) { self.shared.no_space() } else { self.poison("write", &error) };
+            Err(unwritten) => {
+                let refusal = match unwritten {
+                    Unwritten::NoRoom(error) => self.shared.note_no_room(&error),
+                    Unwritten::Unknown(error) => self.poison("write", &error),
+                };
                 self.unplan(&plan, &refusal);
                 plan.waiting.into_iter().for_each(|waiting| waiting.refuse(refusal.clone()));
             }
         }
     }
 
-    fn write(&mut self, plan: &Plan) -> io::Result<Vec<RecordAt>> {
+    fn write(&mut self, plan: &Plan) -> Result<Vec<RecordAt>, Unwritten> {
         let length: u64 = plan.frames.iter().map(Frame::length).sum();
         if !self.log.has_room(length) {
-            self.roll(plan)?;
+            match self.next_segment() {
+                // What is not data goes on in this one.
+                Err(Unwritten::NoRoom(_)) if !plan.has_data() => {}
+                stepped => stepped?,
+            }
         }
         self.log.write(&plan.frames)
     }
 
-    /// Closes the segment and goes on in the next. If the disk has no room for one, what is not data goes on in this one.
-    fn roll(&mut self, plan: &Plan) -> io::Result<()> {
+    /// Closes the segment and goes on in the next.
+    fn next_segment(&mut self) -> Result<(), Unwritten> {
         if self.log.is_dirty() && !self.sync() {
-            return Err(io::Error::other("sync failed"));
+            return Err(Unwritten::Unknown(io::Error::other("sync failed")));
         }
-        match self.log.roll(self.shared.may_preallocate()) {
-            Err(error) if is_full(&error) && !plan.has_data() => return Ok(()),
-            rolled => rolled?,
-        }
+        self.log.roll(self.shared.may_preallocate())?;
         self.unproven = false;
         let segment = Arc::clone(self.log.segment());
         self.shared.index().add_segment(segment, self.log.position());
@@ -200,6 +237,9 @@ impl Writer {
     fn apply_written(&mut self, plan: Plan, places: &[RecordAt]) {
         if !plan.frames.is_empty() {
             self.dirty_since.get_or_insert_with(Instant::now);
+        }
+        if plan.has_data() && !self.log.is_stuck() {
+            self.shared.note_room();
         }
         let mut index = self.shared.index();
         for ((blob, effect), &at) in plan.effects.into_iter().zip(places) {
@@ -231,6 +271,11 @@ impl Writer {
 
     /// One sync for everything written; then what waited for it takes effect and is answered.
     fn sync(&mut self) -> bool {
+        if let Some(cause) = self.shared.poisoned() {
+            // Not even if it would succeed: after one that failed, that says nothing of what was written before.
+            self.give_up(&StoreError::ReadOnly(cause));
+            return false;
+        }
         let dirty = self.log.is_dirty();
         self.shared.sync_count.fetch_add(dirty.into(), Ordering::Relaxed);
         let start = Instant::now();
@@ -243,8 +288,7 @@ impl Writer {
             }
             Err(error) => {
                 let refusal = self.poison("sync", &error);
-                self.pending.clear();
-                self.waiting.drain(..).for_each(|waiting| waiting.refuse(refusal.clone()));
+                self.give_up(&refusal);
                 return false;
             }
         };
@@ -281,6 +325,14 @@ impl Writer {
         true
     }
 
+    /// What was written and not synced takes no effect any more.
+    fn give_up(&mut self, refusal: &StoreError) {
+        self.dirty_since = None;
+        self.unproven = false;
+        self.pending.clear();
+        self.waiting.drain(..).for_each(|waiting| waiting.refuse(refusal.clone()));
+    }
+
     /// From now on nothing is written.
     fn poison(&self, what: &str, error: &io::Error) -> StoreError {
         let cause = self.shared.poison(format!("a {what} of {} failed: {error}", self.log.segment().path.display()));
@@ -290,7 +342,3 @@ impl Writer {
 
 /// Nobody is left who could ask for anything.
 struct Gone;
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
-}

@@ -1,6 +1,6 @@
 //! What is asked of the writer, what records it comes to, and who waits for them.
 
-use std::{num::NonZeroU32, sync::Arc};
+use std::{io, num::NonZeroU32, sync::Arc};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -192,8 +192,8 @@ impl Writer {
     }
 
     /// The data of a plan cannot be written, and its blobs cannot be sealed any more.
-    pub(super) fn refuse_data(&mut self, plan: Plan) -> Plan {
-        let refusal = self.shared.no_space();
+    pub(super) fn refuse_data(&mut self, plan: Plan, error: &io::Error) -> Plan {
+        let refusal = self.shared.note_no_room(error);
         let shared = Arc::clone(&self.shared);
         let mut index = shared.index();
         for (blob, effect) in &plan.effects {
