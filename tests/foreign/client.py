@@ -37,10 +37,10 @@ class Service:
             response_deserializer=response_type.FromString,
         )
 
-        def call(*requests, **fields):
+        def call(*requests, timeout=TIMEOUT_SECONDS, **fields):
             if method.client_streaming:
-                return stub(iter([request_type(**each) for each in requests]), timeout=TIMEOUT_SECONDS)
-            return stub(request_type(**fields), timeout=TIMEOUT_SECONDS)
+                return stub(iter([request_type(**each) for each in requests]), timeout=timeout)
+            return stub(request_type(**fields), timeout=timeout)
 
         return call
 

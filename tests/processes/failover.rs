@@ -20,8 +20,6 @@ use crate::{cluster::Cluster, workload};
 const WRITERS: u64 = 4;
 const FAILOVERS: usize = 3;
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
-/// What is promised of one machine's death.
-const PAUSE_MAX: Duration = Duration::from_secs(3);
 
 /// What was acknowledged, and when the last time.
 #[derive(Default)]
@@ -123,5 +121,5 @@ async fn writing_goes_on_when_the_directorys_leader_dies_and_nothing_is_lost() {
         assert_eq!(entry.version, Version(1), "{path} was written twice");
     }
     println!("{} writes, all there; pauses {pauses:?}", acknowledged.len());
-    assert!(pauses.iter().all(|pause| *pause < PAUSE_MAX), "{pauses:?}");
+    assert!(pauses.iter().all(|pause| *pause < workload::PAUSE_MAX), "{pauses:?}");
 }

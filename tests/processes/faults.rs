@@ -15,14 +15,13 @@ use std::{
 
 use dfs::client::{Client, GroupKind};
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clients::Clients,
     cluster::{self, Cluster},
     history::{History, Watched},
-    kills::{expect_acknowledged_lines, expect_acknowledged_writes, expect_equal_copies},
-    workload::{self, Worker},
+    outcome::expect_promises,
+    workload::{self, PAUSE_MAX, setting},
 };
 
 const WRITERS: u64 = 16;
@@ -33,8 +32,7 @@ const FILESERVERS: u8 = 4;
 /// Of a run that has no round of its own.
 const FAULTS_SHORT: usize = 3;
 const FAULTS_PER_ROUND_MIN: usize = 20;
-/// What is promised of the loss of one machine; of half of all losses, half as much.
-const PAUSE_MAX: Duration = Duration::from_secs(3);
+/// Of half of all losses, half of what is promised of one.
 const PAUSE_MEDIAN_MAX: Duration = Duration::from_millis(1500);
 const LEVEL_TIMEOUT: Duration = Duration::from_secs(60);
 /// A fault lasts until every writer has been acknowledged so often since: it has met the node that is gone by then.
@@ -85,10 +83,6 @@ struct Run {
 /// From the environment, so that a failure can be tried again: `DFS_FAULTS_SEED`, `DFS_FAULTS_ONLY` (how the names of the
 /// nodes begin, or `leader`). With `DFS_FAULTS_ROUNDS` every node dies and hangs so many times, and the time is measured
 /// against the promise; without there are a few faults, beside which other tests may keep the machine busy.
-fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_writer_waits_long_for_any_one_node() {
     let seed = setting("DFS_FAULTS_SEED").unwrap_or_else(rand::random);
@@ -102,17 +96,7 @@ async fn no_writer_waits_long_for_any_one_node() {
     client.wait_ready(LEVEL_TIMEOUT).await.expect("a ready cluster");
 
     let history = Arc::new(History::default());
-    let stop = CancellationToken::new();
-    let mut clients = JoinSet::new();
-    for number in 0..WRITERS {
-        let worker = Worker::connect(number, seed, &directory, history.clone()).await.expect("connect a writer");
-        clients.spawn(worker.write(stop.clone()));
-    }
-    for number in WRITERS..WRITERS + READERS {
-        let worker = Worker::connect(number, seed, &directory, history.clone()).await.expect("connect a reader");
-        clients.spawn(worker.read(WRITERS, stop.clone()));
-    }
-
+    let mut clients = Clients::start(seed, &directory, WRITERS, READERS, &history).await;
     let mut run = Run { cluster, client, history: history.clone(), effects: BTreeMap::new() };
     let faults = async {
         run.look_without_fault().await;
@@ -125,20 +109,11 @@ async fn no_writer_waits_long_for_any_one_node() {
             }
         }
     };
-    tokio::select! {
-        () = faults => {}
-        // Clients end only when told to, or by a failed assertion.
-        Some(ended) = clients.join_next() => panic!("a client ended early: {ended:?}"),
-    }
-    stop.cancel();
-    while let Some(ended) = clients.join_next().await {
-        ended.expect("a client of the workload");
-    }
+    clients.during(faults).await;
+    clients.finish().await;
     run.cluster.expect_all_running();
     run.wait_until_level().await;
-    expect_acknowledged_writes(&run.client, &history).await;
-    expect_acknowledged_lines(&run.client, &history).await;
-    expect_equal_copies(&run.client, &history).await;
+    expect_promises(&run.client, &history, WRITERS).await;
     println!("{}", history.summary());
     let figures = run.report();
     if rounds.is_some() {

@@ -48,7 +48,7 @@ pub struct Watched {
     pub pause: Duration,
     /// The longest that any one writer was not acknowledged: its look-ups and its places in queues are in it.
     pub wait: Duration,
-    /// How often the slowest writer was acknowledged.
+    /// How often the slowest writer was acknowledged, since it was last counted anew.
     pub count_min: u64,
 }
 
@@ -138,6 +138,11 @@ impl History {
         for progress in inner.progress.values_mut() {
             (progress.longest, progress.count) = (Duration::ZERO, 0);
         }
+    }
+
+    /// Each writer is to be acknowledged again; the watch goes on.
+    pub fn count_anew(&self) {
+        self.lock().progress.values_mut().for_each(|progress| progress.count = 0);
     }
 
     /// Since the watch began. A wait that had begun before counts from there.

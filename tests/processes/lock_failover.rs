@@ -25,8 +25,6 @@ use crate::{
 const NODES: u16 = 3;
 const LEASE: Duration = Duration::from_secs(10);
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
-/// What is promised of one machine's death.
-const PAUSE_MAX: Duration = Duration::from_secs(3);
 const HOLDERS: usize = 8;
 const CONTENDERS: usize = 4;
 /// Fewer between two faults and the contention proved little.
@@ -211,7 +209,7 @@ async fn holders_keep_their_locks_and_waiters_their_places_when_the_leader_dies_
         guard.release().await.expect("it was held all along");
     }
     world.cluster().expect_all_running();
-    assert!(pauses.iter().all(|pause| *pause < PAUSE_MAX), "{pauses:?}");
+    assert!(pauses.iter().all(|pause| *pause < workload::PAUSE_MAX), "{pauses:?}");
 }
 
 /// What one contender has done.

@@ -2,6 +2,8 @@
 //!
 //! Every test starts a cluster of its own, of the very binaries that users run, on a loopback address of its own.
 
+mod bad_days;
+mod clients;
 mod cluster;
 mod failover;
 mod faults;
@@ -9,5 +11,7 @@ mod fenced;
 mod history;
 mod kills;
 mod lock_failover;
+mod moves;
+mod outcome;
 mod payload;
 mod workload;

@@ -20,6 +20,14 @@ const LENGTH_MAX: usize = 96 << 10;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(20);
 const LEASE: Duration = Duration::from_secs(5);
 
+/// A number of the environment, with which a run is made longer, or tried again.
+pub fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
+/// What is promised of one machine that fails: nobody is acknowledged for no longer than this.
+pub const PAUSE_MAX: Duration = Duration::from_secs(3);
+
 /// One client of the workload, with a connection and a random sequence of its own.
 pub struct Worker {
     number: u64,
