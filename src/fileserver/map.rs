@@ -250,11 +250,11 @@ impl Map {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::types::{ClusterId, Epoch};
 
-    fn server(name: &str) -> ServerId {
+    pub fn server(name: &str) -> ServerId {
         name.parse().unwrap()
     }
 
@@ -269,7 +269,8 @@ mod tests {
         }
     }
 
-    fn a_map(map_version: u64, epoch: u64, primary: &str) -> ClusterMap {
+    /// Group 0 with the members `a` and `b`, both in sync.
+    pub fn a_map(map_version: u64, epoch: u64, primary: &str) -> ClusterMap {
         ClusterMap {
             map_version,
             cluster: ClusterId::from_bytes([1; 16]),

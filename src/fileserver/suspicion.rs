@@ -2,15 +2,22 @@
 //!
 //! The Directory decides: it takes the member out of the in-sync sets that can spare it, and answers with the map after
 //! that. A member that is only joining is not the Directory's yet; this primary stops waiting for it by itself.
+//!
+//! What is found wrong may be out of date when it is reported: a member that has restarted and was taken in meanwhile has
+//! done its part since. So a suspicion holds for the groups as they were when the member was asked.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     convert,
-    fileserver::{directory_link::DirectoryLink, error::Error, map::Map},
+    fileserver::{
+        directory_link::DirectoryLink,
+        error::Error,
+        map::{Map, View},
+    },
     pb,
     types::ServerId,
 };
@@ -19,10 +26,16 @@ use crate::{
 const REPORT_INTERVAL: Duration = Duration::from_millis(400);
 const QUEUE_MAX: usize = 64;
 
+struct Suspect {
+    server: ServerId,
+    /// As it was when the member was asked for what it did not do.
+    asked: Arc<View>,
+}
+
 /// A handle; clones are the same.
 #[derive(Clone)]
 pub struct Suspicion {
-    queue: mpsc::Sender<ServerId>,
+    queue: mpsc::Sender<Suspect>,
 }
 
 /// The end of it that reports.
@@ -30,7 +43,7 @@ pub struct Reporter {
     pub me: ServerId,
     pub map: Map,
     pub directory: DirectoryLink,
-    queue: mpsc::Receiver<ServerId>,
+    queue: mpsc::Receiver<Suspect>,
 }
 
 impl Suspicion {
@@ -39,10 +52,11 @@ impl Suspicion {
         (Self { queue: sender }, Reporter { me, map, directory, queue })
     }
 
-    /// The member does not do its part. Reported soon; whoever waits for it sees the map change.
-    pub fn suspect(&self, member: &ServerId) {
+    /// The member does not do its part, for which it was asked when the map was `asked`. Reported soon; whoever waits for it
+    /// sees the map change.
+    pub fn suspect(&self, member: &ServerId, asked: Arc<View>) {
         // A full queue holds a report about this member already, or will have room when it is suspected again.
-        if self.queue.try_send(member.clone()).is_err() {
+        if self.queue.try_send(Suspect { server: member.clone(), asked }).is_err() {
             tracing::debug!(peer = %member, "suspicion not queued");
         }
     }
@@ -56,29 +70,26 @@ impl Reporter {
                 () = shutdown.cancelled() => return,
                 suspect = self.queue.recv() => match suspect { Some(suspect) => suspect, None => return },
             };
-            if last.get(&suspect).is_some_and(|last| last.elapsed() < REPORT_INTERVAL) {
+            if last.get(&suspect.server).is_some_and(|last| last.elapsed() < REPORT_INTERVAL) {
                 continue;
             }
-            last.insert(suspect.clone(), Instant::now());
-            self.map.dismiss_everywhere(&suspect);
+            self.map.dismiss_everywhere(&suspect.server);
+            let groups = failed_groups(&self.me, &suspect, &self.map.now());
+            if groups.is_empty() {
+                continue;
+            }
+            last.insert(suspect.server.clone(), Instant::now());
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                reported = self.report(&suspect) => match reported {
+                reported = self.report(&suspect.server, groups) => match reported {
                     Ok(()) => {}
-                    Err(error) => tracing::warn!(peer = %suspect, %error, "suspicion could not be reported"),
+                    Err(error) => tracing::warn!(peer = %suspect.server, %error, "suspicion could not be reported"),
                 }
             }
         }
     }
 
-    async fn report(&self, suspect: &ServerId) -> Result<(), Error> {
-        let view = self.map.now();
-        let ours = view.groups().filter(|(_, group)| group.is_led_by(&self.me) && group.in_sync.contains(suspect));
-        let groups: Vec<pb::GroupEpoch> =
-            ours.map(|(id, group)| pb::GroupEpoch { group: id.0, epoch: group.epoch.0 }).collect();
-        if groups.is_empty() {
-            return Ok(());
-        }
+    async fn report(&self, suspect: &ServerId, groups: Vec<pb::GroupEpoch>) -> Result<(), Error> {
         tracing::warn!(peer = %suspect, groups = groups.len(), "replica does not answer: reporting it");
         let request =
             pb::ReportSuspectRequest { suspect_id: suspect.to_string(), reporter_id: self.me.to_string(), groups };
@@ -86,5 +97,33 @@ impl Reporter {
         let map = convert::required("cluster_map", answer.cluster_map).map_err(Error::Refused)?;
         self.map.offer(convert::cluster::cluster_map(&map).map_err(Error::Refused)?);
         Ok(())
+    }
+}
+
+/// Those led here that waited for the member when it was asked, and have not changed since.
+fn failed_groups(me: &ServerId, suspect: &Suspect, now: &View) -> Vec<pb::GroupEpoch> {
+    let ours = now.groups().filter(|(_, group)| group.is_led_by(me) && group.in_sync.contains(&suspect.server));
+    let unchanged = ours.filter(|(id, group)| suspect.asked.group(*id).is_some_and(|then| then.epoch == group.epoch));
+    unchanged.map(|(id, group)| pb::GroupEpoch { group: id.0, epoch: group.epoch.0 }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fileserver::map::tests::{a_map, server};
+
+    #[test]
+    fn only_groups_that_have_not_changed_since_the_member_was_asked_are_reported() {
+        let (me, map) = (server("a"), Map::default());
+        map.offer(a_map(1, 4, "a"));
+        let suspect = |name| Suspect { server: server(name), asked: map.now() };
+        let (in_sync, stranger) = (suspect("b"), suspect("c"));
+        let reported = pb::GroupEpoch { group: 0, epoch: 4 };
+        assert_eq!(failed_groups(&me, &in_sync, &map.now()), [reported]);
+        assert_eq!(failed_groups(&me, &stranger, &map.now()), []);
+        assert_eq!(failed_groups(&server("b"), &in_sync, &map.now()), [], "led by another");
+
+        map.offer(a_map(2, 6, "a"));
+        assert_eq!(failed_groups(&me, &in_sync, &map.now()), [], "out, and in again, meanwhile");
     }
 }

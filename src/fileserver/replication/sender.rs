@@ -243,13 +243,15 @@ impl Link {
     async fn run(&self) {
         let mut suspect_at = Instant::now() + FIRST_CONNECT_PATIENCE;
         loop {
+            let began = self.peers.map.now();
             let ended = self.session().await;
             if self.disconnected() {
                 suspect_at = Instant::now() + RECONNECT_PATIENCE;
                 tracing::info!(peer = %self.peer, ?ended, "replication stream ended");
             }
             if matches!(ended, End::Silent | End::Stalled) || Instant::now() >= suspect_at {
-                self.peers.suspicion.suspect(&self.peer);
+                let asked = if ended == End::Unreachable { began } else { self.peers.map.now() };
+                self.peers.suspicion.suspect(&self.peer, asked);
                 suspect_at = Instant::now() + RECONNECT_PATIENCE;
             }
             tokio::time::sleep(RECONNECT_INTERVAL).await;

@@ -118,7 +118,7 @@ impl Copying {
         for Refusal { blob, member, failure } in staging.progress.take_refusals() {
             tracing::debug!(%blob, peer = %member, %failure, "member refused a blob");
             if matches!(failure.reason, Reason::NoSpace | Reason::ReadOnly | Reason::Internal) {
-                staging.node.suspicion.suspect(&member);
+                staging.node.suspicion.suspect(&member, staging.node.map.now());
             }
             let (node, progress) = (staging.node.clone(), staging.progress.clone());
             self.pushes.spawn(async move {
@@ -132,10 +132,10 @@ impl Copying {
     }
 
     fn suspect(&self, staging: &Staging) {
-        let view = self.views.borrow();
+        let view = staging.node.map.now();
         let Some(group) = view.group(staging.group) else { return };
         for member in staging.progress.missing(group).iter().filter(|member| **member != staging.node.me) {
-            staging.node.suspicion.suspect(member);
+            staging.node.suspicion.suspect(member, view.clone());
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dfs::{
     pb,
-    status::Reason,
+    status::{Failure, Reason},
     types::{Path, SessionId},
 };
 
@@ -30,7 +30,13 @@ async fn it_is_ready_once_it_belongs_to_a_cluster_and_then_for_ever() {
         ttl_ms: 0,
         client: client.to_owned(),
     };
-    expect_failure(lock.lock().open_session(open("early")).await, Reason::Unavailable);
+    // Until it leads itself it says that.
+    let refused = || async {
+        let opened = lock.lock().open_session(open("early")).await;
+        Failure::from(&opened.expect_err("it belongs to no cluster")).reason
+    };
+    wait_until("leading itself", || async { refused().await != Reason::NotLeader }).await;
+    assert_eq!(refused().await, Reason::Unavailable);
     assert!(!lock.is_serving().await);
 
     gate.open();
