@@ -138,7 +138,7 @@ async fn register(
     let before: Vec<ServerId> = lock_servers().collect();
     if directory.leases().is_replaced(&server, store) && !directory.is_down(&server) {
         // The process with the old folder is gone, or this one could not use its name: no need to wait for its lease.
-        directory.proposer.propose(Command::MarkDown { server: server.clone() }).await?;
+        directory.proposer.propose(Command::MarkDown { server: server.clone(), incarnation: None }).await?;
     }
     let (revision, _) = directory.proposer.propose(Command::RegisterServer { registration }).await?;
     let mut newest_token = FencingToken(0);

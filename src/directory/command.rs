@@ -189,9 +189,11 @@ pub enum Command {
         registration: Registration,
     },
     /// The server's lease has run out, or a probe found it dead: it leaves every in-sync set that can spare it, and
-    /// its primaries move to live members.
+    /// its primaries move to live members. Of a process that has been succeeded meanwhile, this says nothing.
     MarkDown {
         server: ServerId,
+        /// `None`: whoever goes by the name.
+        incarnation: Option<Incarnation>,
     },
     /// A node of the Directory is no member of its group any more.
     ForgetNode {

@@ -270,8 +270,13 @@ impl Table {
         self.servers.get(server).and_then(|known| known.heard).is_some_and(|heard| heard >= since)
     }
 
+    /// Who goes by this name, as far as it says.
+    pub fn incarnation(&self, server: &ServerId) -> Option<Incarnation> {
+        self.servers.get(server)?.process.incarnation
+    }
+
     /// Those whose lease has run out.
-    pub fn expired(&mut self, now: Instant) -> Vec<ServerId> {
+    pub fn expired(&mut self, now: Instant) -> Vec<(ServerId, Option<Incarnation>)> {
         let away = now.saturating_duration_since(self.last_judged);
         self.last_judged = now;
         if away > SILENCE / 2 {
@@ -284,7 +289,7 @@ impl Table {
             }
         }
         let expired = self.servers.iter().filter(|(_, known)| known.expires <= now);
-        expired.map(|(server, _)| server.clone()).collect()
+        expired.map(|(server, known)| (server.clone(), known.process.incarnation)).collect()
     }
 }
 
@@ -326,7 +331,7 @@ mod tests {
             let mut expired = Vec::new();
             while self.now < end {
                 self.now += TICK;
-                expired = self.table.expired(self.now);
+                expired = self.table.expired(self.now).into_iter().map(|(server, _)| server).collect();
             }
             expired
         }

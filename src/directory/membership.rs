@@ -7,7 +7,7 @@ use redb::ReadableTable;
 
 use crate::{
     cluster::Group,
-    types::{Epoch, GroupId, Inode, ServerId},
+    types::{Epoch, GroupId, Incarnation, Inode, ServerId},
 };
 
 use super::{
@@ -220,14 +220,20 @@ fn make_groups(tables: &mut Tables) -> Result<(), Error> {
 }
 
 /// The server's lease has run out, or a probe found it dead.
-pub(super) fn mark_down(tables: &mut Tables, server: &ServerId) -> Result<Effect, Error> {
+pub(super) fn mark_down(
+    tables: &mut Tables,
+    server: &ServerId,
+    incarnation: Option<Incarnation>,
+) -> Result<Effect, Error> {
     let at_least = tables.cluster()?.settings.min_in_sync as usize;
     let now = tables.time;
     let mark = |record: &mut ServerRecord| {
         record.down = true;
         record.down_since = Some(now);
     };
-    change_record(tables, server, |record| record.down, mark, |group| group::leave(group, server, at_least))
+    let succeeded = |record: &ServerRecord| incarnation.is_some() && record.registration.incarnation() != incarnation;
+    let already = |record: &ServerRecord| record.down || succeeded(record);
+    change_record(tables, server, already, mark, |group| group::leave(group, server, at_least))
 }
 
 /// The server is heard of again. It is in the in-sync sets that could not spare it, and may lead them again; who was to

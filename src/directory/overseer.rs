@@ -41,13 +41,14 @@ pub async fn judge_leases(directory: Arc<Directory>) {
             .into_iter()
             .filter(|server| !directory.is_down(server))
             .for_each(|server| directory.suspects.add(server));
-        for server in expired {
+        for (server, incarnation) in expired {
             if directory.is_down(&server) {
                 continue;
             }
             tracing::warn!(%server, lease = ?lease::LEASE, "a server's lease has run out");
             // Tried again at the next tick: it is still not down then.
-            if let Err(error) = directory.proposer.propose(Command::MarkDown { server: server.clone() }).await {
+            let down = Command::MarkDown { server: server.clone(), incarnation };
+            if let Err(error) = directory.proposer.propose(down).await {
                 tracing::warn!(%server, %error, "a server could not be marked down");
             }
         }

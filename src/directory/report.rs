@@ -58,6 +58,7 @@ pub async fn decide(directory: &Directory, report: Report) -> Result<(), Failure
 
 /// Asks the server whether it is alive, unless it is known to be down, and marks it down if it does not answer.
 pub async fn look_at(directory: &Directory, suspect: &ServerId) -> Result<(), Failure> {
+    let incarnation = directory.leases().incarnation(suspect);
     let known = directory.find_server(suspect).ok_or_else(|| Rejected::ServerNotFound { server: suspect.clone() })?;
     let asked = Instant::now();
     if known.state == ServerState::Down || directory.prober.probe(suspect, &known.address).await == Verdict::Alive {
@@ -68,7 +69,7 @@ pub async fn look_at(directory: &Directory, suspect: &ServerId) -> Result<(), Fa
         return Ok(());
     }
     tracing::warn!(server = %suspect, address = known.address, "a suspected server does not answer");
-    directory.proposer.propose(Command::MarkDown { server: suspect.clone() }).await?;
+    directory.proposer.propose(Command::MarkDown { server: suspect.clone(), incarnation }).await?;
     Ok(())
 }
 

@@ -207,7 +207,7 @@ fn dispatch(tables: &mut Tables, command: &Command) -> Result<Effect, Error> {
         Command::RaiseFence { path, token } => fence::raise_by_lock_service(tables, path, *token),
         Command::RegisterServer { registration } => membership::register(tables, registration),
         Command::ForgetNode { server } => membership::forget_node(tables, server),
-        Command::MarkDown { server } => membership::mark_down(tables, server),
+        Command::MarkDown { server, incarnation } => membership::mark_down(tables, server, *incarnation),
         Command::MarkUp { server } => membership::mark_up(tables, server),
         Command::MarkReadOnly { server, reason } => membership::mark_read_only(tables, server, reason),
         Command::MarkWritable { server } => membership::mark_writable(tables, server),

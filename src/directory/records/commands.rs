@@ -12,8 +12,8 @@ use crate::{
     },
     pb::storage::directory::{self as disk, command::Command as Stored},
     types::{
-        BlobId, ClusterId, Epoch, Extent, FencingToken, GroupId, Inode, Path, Precondition, ServerId, Timestamp,
-        Version, WriteId, WriteMode,
+        BlobId, ClusterId, Epoch, Extent, FencingToken, GroupId, Incarnation, Inode, Path, Precondition, ServerId,
+        Timestamp, Version, WriteId, WriteMode,
     },
 };
 
@@ -302,7 +302,10 @@ fn command_out(command: &Command) -> Stored {
         }
         Command::RegisterServer { registration } => Stored::RegisterServer(registration_out(registration)),
         Command::ForgetNode { server } => Stored::ForgetNode(server.to_string()),
-        Command::MarkDown { server } => Stored::MarkDown(server.to_string()),
+        Command::MarkDown { server, incarnation } => Stored::MarkDown(disk::MarkDown {
+            server_id: server.to_string(),
+            incarnation: incarnation.map_or_else(Default::default, |incarnation| id(incarnation.as_bytes())),
+        }),
         Command::MarkUp { server } => Stored::MarkUp(server.to_string()),
         Command::MarkReadOnly { server, reason } => {
             Stored::MarkReadOnly(disk::MarkReadOnly { server_id: server.to_string(), reason: reason.clone() })
@@ -403,7 +406,13 @@ fn command_in(command: Stored) -> Read<Command> {
         }
         Stored::RegisterServer(stored) => registration_in(stored)?,
         Stored::ForgetNode(id) => Command::ForgetNode { server: server(&id)? },
-        Stored::MarkDown(id) => Command::MarkDown { server: server(&id)? },
+        Stored::MarkDown(stored) => Command::MarkDown {
+            server: server(&stored.server_id)?,
+            incarnation: match stored.incarnation.is_empty() {
+                true => None,
+                false => Some(uuid(&stored.incarnation, Incarnation::from_bytes)?),
+            },
+        },
         Stored::MarkUp(id) => Command::MarkUp { server: server(&id)? },
         Stored::MarkReadOnly(stored) => {
             Command::MarkReadOnly { server: server(&stored.server_id)?, reason: stored.reason }

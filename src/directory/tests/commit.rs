@@ -185,7 +185,7 @@ fn a_deposed_primary_commits_nothing() {
     let newer =
         Command::CommitWrite { primary: primary.clone(), commit: WriteCommit { epoch: Epoch(2), ..commit.clone() } };
     assert_eq!(world.try_apply(newer), stale(1));
-    world.expect(Command::MarkDown { server: primary.clone() });
+    world.expect(Command::MarkDown { server: primary.clone(), incarnation: None });
     let old = Command::CommitWrite { primary, commit: commit.clone() };
     assert_eq!(world.try_apply(old), stale(2));
     let nowhere = Command::CommitWrite { primary: other, commit: WriteCommit { group: GroupId(99), ..commit } };
@@ -235,7 +235,7 @@ fn a_retry_through_another_primary_gets_the_first_receipt_and_its_blobs() {
     let first = world.try_commit(commit.clone()).unwrap();
     let config = world.group(commit.group.0);
     assert_eq!((first.epoch, &first.in_sync), (config.epoch, &config.in_sync), "those who have it");
-    world.expect(Command::MarkDown { server: config.primary.unwrap() });
+    world.expect(Command::MarkDown { server: config.primary.unwrap(), incarnation: None });
     assert_ne!(world.write("/f", b"y").in_sync, first.in_sync);
     let retry = WriteCommit { write_id: commit.write_id, ..world.a_replace("/f", b"x", if_version(0)) };
     assert_ne!(retry.pieces, commit.pieces);

@@ -15,7 +15,7 @@ fn ids(ids: &[&str]) -> Vec<ServerId> {
 }
 
 fn mark_down(world: &mut World, id: &str) {
-    world.expect(Command::MarkDown { server: server(id) });
+    world.expect(Command::MarkDown { server: server(id), incarnation: None });
 }
 
 fn register(world: &mut World, id: &str, store: u128) -> Result<Outcome, Rejected> {
@@ -83,7 +83,7 @@ fn a_server_that_is_down_leaves_and_the_lead_passes_on_evenly() {
     let revision = world.revision();
     mark_down(&mut world, "a");
     assert_eq!(world.revision(), revision);
-    let nobody = Command::MarkDown { server: server("nobody") };
+    let nobody = Command::MarkDown { server: server("nobody"), incarnation: None };
     assert_eq!(world.try_apply(nobody), Err(Rejected::ServerNotFound { server: server("nobody") }));
 }
 
@@ -437,4 +437,18 @@ fn a_node_that_was_removed_is_listed_no_more() {
     assert!(!listed(&world));
     let again = world.expect(Command::ForgetNode { server: server("directory-2") });
     assert!(matches!(again, Outcome::Done), "it is gone already");
+}
+
+#[test]
+fn a_verdict_on_a_process_is_void_once_another_has_registered_in_its_place() {
+    let mut world = World::new();
+    let down =
+        |of: u128| Command::MarkDown { server: server("a"), incarnation: Some(Incarnation(Uuid::from_u128(of))) };
+    begin(&mut world, "a", 0, &[1]).unwrap();
+    begin(&mut world, "a", 0, &[2, 1]).unwrap();
+    let before = (world.revision(), groups(&world));
+    world.expect(down(1));
+    assert_eq!((world.revision(), groups(&world)), before, "it was found dead before it started again");
+    world.expect(down(2));
+    assert!(groups(&world).iter().all(|group| !group.in_sync.contains(&server("a"))));
 }

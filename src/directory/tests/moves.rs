@@ -42,7 +42,7 @@ fn join(world: &mut World, group: u32, member: &str) -> Group {
 }
 
 fn mark_down(world: &mut World, id: &str) {
-    world.expect(Command::MarkDown { server: server(id) });
+    world.expect(Command::MarkDown { server: server(id), incarnation: None });
 }
 
 fn departures(world: &World, id: &str) -> Vec<(GroupId, Epoch)> {
@@ -165,7 +165,7 @@ fn a_drained_server_passes_its_roles_on_gets_nothing_and_may_resume() {
     let too_few = world.try_apply(Command::DrainServer { server: server("b") });
     assert_eq!(too_few, Err(Rejected::TooFewServers { server: server("b"), needed: 3, have: 2 }));
     begin(&mut world, 1, "a", "e").unwrap();
-    world.expect(Command::MarkDown { server: server("a") });
+    world.expect(Command::MarkDown { server: server("a"), incarnation: None });
     world.expect(Command::MarkUp { server: server("a") });
     assert!(join(&mut world, 1, "a").replacement.is_some(), "level or not, it is to go");
     world.expect(Command::ResumeServer { server: server("a") });

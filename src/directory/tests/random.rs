@@ -394,7 +394,7 @@ impl Run {
                 let token = token(&path, counter);
                 Command::RaiseFence { path, token }
             }
-            Op::MarkDown { server: index } => Command::MarkDown { server: server(SERVERS[index]) },
+            Op::MarkDown { server: index } => Command::MarkDown { server: server(SERVERS[index]), incarnation: None },
             Op::MarkUp { server: index } => Command::MarkUp { server: server(SERVERS[index]) },
             Op::MarkReadOnly { server: index } => {
                 Command::MarkReadOnly { server: server(SERVERS[index]), reason: "disk full".to_owned() }

@@ -182,7 +182,7 @@ impl Run {
             Op::Delete { file } => {
                 return drop(self.world.try_delete(&format!("/f{file}"), true, Precondition::default()));
             }
-            Op::MarkDown { server } => Command::MarkDown { server: id(server) },
+            Op::MarkDown { server } => Command::MarkDown { server: id(server), incarnation: None },
             Op::MarkUp { server } => Command::MarkUp { server: id(server) },
             Op::MarkReadOnly { server } => Command::MarkReadOnly { server: id(server), reason: "full".to_owned() },
             Op::MarkWritable { server } => Command::MarkWritable { server: id(server) },
@@ -275,7 +275,7 @@ impl Run {
             let id = server(name);
             if dead.contains(&number) {
                 self.world.apply(&Command::ResumeServer { server: id.clone() });
-                self.world.apply(&Command::MarkDown { server: id });
+                self.world.apply(&Command::MarkDown { server: id, incarnation: None });
                 continue;
             }
             self.register(number);
