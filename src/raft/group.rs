@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -26,11 +26,11 @@ use super::{
     joining::Standing,
     network::{Addresses, Network},
     opening::{Opened, open},
+    role::{CONFIRM_DEADLINE, Heard, LeadBegan, Role, Seen, silence, watch_role},
     snapshot::Tables,
     state_machine::{Machine, StateMachine},
     store::Store,
     types::{Answer, Metrics, Node, NodeId, Proposal, Raft},
-    voice::Voice,
 };
 use crate::metrics::Seconds;
 
@@ -41,15 +41,9 @@ const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(500);
 /// How long a leader that a quorum has answered may take itself for the only one: less than the followers wait, so that a
 /// clock that runs a little faster does no harm.
 const READ_LEASE: Duration = Duration::from_millis(200);
-/// A leader that no quorum has answered for so long leads nobody: its callers are sent to look for another. A node that has not
-/// heard its leader for so long knows of none.
-const LEAD_LOST_AFTER: Duration = Duration::from_millis(1500);
-/// How often a leader looks whether it is still answered.
-const ROLE_INTERVAL: Duration = Duration::from_millis(100);
 /// Applied entries after which the state is made durable, and those kept in the log for followers that are behind.
 const SNAPSHOT_ENTRIES: u64 = 5000;
 const KEPT_ENTRIES: u64 = 5000;
-const CONFIRM_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a proposal waits for its answer; a disk that hangs for longer leaves the outcome unknown.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -69,20 +63,6 @@ pub struct Options {
     pub joins: bool,
     /// The database holds a state from before it had a log.
     pub has_state: bool,
-}
-
-/// What this node is in its group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Everything that was acknowledged before is applied here.
-    Leader {
-        term: u64,
-    },
-    Other {
-        leader: Option<Node>,
-    },
-    /// Its disk has failed, or it was stopped.
-    Ended,
 }
 
 pub struct Group {
@@ -276,45 +256,6 @@ impl Group {
     }
 }
 
-/// The term that this node leads in, and since when.
-#[derive(Clone, Debug, Default)]
-struct LeadBegan(Arc<Mutex<Option<(u64, Instant)>>>);
-
-impl LeadBegan {
-    fn note(&self, role: &Role) {
-        let mut began = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *began = match role {
-            Role::Leader { term } => began.filter(|(before, _)| before == term).or(Some((*term, Instant::now()))),
-            Role::Other { .. } | Role::Ended => None,
-        };
-    }
-
-    /// For how long it has led; `None` if it does not.
-    fn elapsed(&self) -> Option<Duration> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|(_, began)| began.elapsed())
-    }
-}
-
-/// When a leader last spoke to this node.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Heard(Arc<Mutex<Option<Instant>>>);
-
-impl Heard {
-    pub fn note(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
-    /// How long ago; `None`: not since the start.
-    pub fn elapsed(&self) -> Option<Duration> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|heard| heard.elapsed())
-    }
-
-    /// Whether that leader still counts as one.
-    fn is_fresh(&self) -> bool {
-        self.elapsed().is_some_and(|silence| silence < LEAD_LOST_AFTER)
-    }
-}
-
 /// How long ago a node has answered this leader; `None` if it has not.
 pub(super) fn silence_of(metrics: &Metrics, node: NodeId) -> Option<Duration> {
     let answered = metrics.heartbeat.as_ref()?.get(&node).copied().flatten()?;
@@ -326,15 +267,6 @@ pub(super) fn matched_index(metrics: &Metrics, node: NodeId) -> Option<u64> {
     metrics.replication.as_ref()?.get(&node)?.as_ref().map(|id| id.index)
 }
 
-/// How long ago a quorum has answered this leader; one that is a quorum by itself needs no answer.
-fn silence(metrics: &Metrics) -> Option<Duration> {
-    let mut voters = metrics.membership_config.voter_ids();
-    if voters.next() == Some(metrics.id) && voters.next().is_none() {
-        return Some(Duration::ZERO);
-    }
-    metrics.last_quorum_acked.map(|acked| acked.elapsed())
-}
-
 pub(super) fn write_error(error: RaftError<super::types::Types, ClientWriteError<super::types::Types>>) -> Error {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => Error::NotLeader { leader: to.leader_node },
@@ -343,91 +275,5 @@ pub(super) fn write_error(error: RaftError<super::types::Types, ClientWriteError
             Error::Busy
         }
         RaftError::Fatal(_) => Error::Ended,
-    }
-}
-
-/// What others look at of what the watcher sees.
-struct Seen {
-    lead: LeadBegan,
-    heard: Heard,
-    addresses: Addresses,
-    is_silent: Arc<AtomicBool>,
-}
-
-/// Says what this node is whenever that changes. Ends with the library.
-async fn watch_role(raft: Raft, role: watch::Sender<Role>, Seen { lead, heard, addresses, is_silent }: Seen) {
-    let mut metrics = raft.metrics();
-    let (mut established, mut listed, mut voice) = (None, None, Voice::default());
-    loop {
-        let seen = metrics.borrow_watched().clone();
-        if listed != Some(*seen.membership_config.log_id()) {
-            addresses.update(seen.membership_config.nodes());
-            listed = Some(*seen.membership_config.log_id());
-        }
-        let leads = (seen.state == ServerState::Leader).then_some(seen.current_term);
-        let speaks = voice.speaks(leads, silence(&seen), Instant::now());
-        raft.runtime_config().heartbeat(speaks);
-        is_silent.store(!speaks, Ordering::SeqCst);
-        let next = match role_now(&seen, &heard, &mut established) {
-            Some(role) => role,
-            // To ask is to speak.
-            None if !speaks => Role::Other { leader: None },
-            None => confirmed_role(&raft, &seen, &mut established).await,
-        };
-        if matches!(next, Role::Leader { .. }) {
-            heard.note();
-        }
-        lead.note(&next);
-        let changed = role.send_if_modified(|role| {
-            let changed = *role != next;
-            role.clone_from(&next);
-            changed
-        });
-        if changed {
-            tracing::info!(role = ?next, term = seen.current_term, "this node's part in its group");
-        }
-        if next == Role::Ended {
-            return;
-        }
-        tokio::select! {
-            changed = metrics.changed() => if changed.is_err() {
-                role.send_replace(Role::Ended);
-                return;
-            },
-            () = tokio::time::sleep(ROLE_INTERVAL) => {}
-        }
-    }
-}
-
-/// `None`: it leads, if a quorum says so. `established`: the term in which this node was last found to lead, with everything from
-/// before applied.
-fn role_now(metrics: &Metrics, heard: &Heard, established: &mut Option<u64>) -> Option<Role> {
-    if metrics.running_state.is_err() {
-        return Some(Role::Ended);
-    }
-    let term = metrics.current_term;
-    if metrics.state != ServerState::Leader {
-        *established = None;
-        let leader = metrics.current_leader.filter(|leader| *leader != metrics.id && heard.is_fresh());
-        let node = leader.and_then(|leader| metrics.membership_config.get_node(&leader).cloned());
-        return Some(Role::Other { leader: node });
-    }
-    let answered = silence(metrics).is_some_and(|silence| silence < LEAD_LOST_AFTER);
-    if *established == Some(term) && answered {
-        return Some(Role::Leader { term });
-    }
-    *established = None;
-    None
-}
-
-/// Of a node that takes itself for the leader.
-async fn confirmed_role(raft: &Raft, metrics: &Metrics, established: &mut Option<u64>) -> Role {
-    let term = metrics.current_term;
-    match timeout(CONFIRM_DEADLINE, raft.ensure_linearizable(ReadPolicy::ReadIndex)).await {
-        Ok(Ok(_)) if raft.metrics().borrow_watched().current_term == term => {
-            *established = Some(term);
-            Role::Leader { term }
-        }
-        _ => Role::Other { leader: None },
     }
 }

@@ -11,12 +11,7 @@ use std::{
 
 use tokio::time::{sleep, timeout};
 
-use super::{
-    error::Error,
-    group::{Group, Role},
-    identity::GroupUid,
-    members::Candidate,
-};
+use super::{error::Error, group::Group, identity::GroupUid, members::Candidate, role::Role};
 use crate::{
     pb, serve,
     status::{Failure, Reason},

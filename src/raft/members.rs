@@ -16,8 +16,9 @@ use tonic::{Request, Response, Status};
 use super::{
     convert::Malformed,
     error::Error,
-    group::{Group, Role, matched_index, silence_of},
+    group::{Group, matched_index, silence_of},
     identity::GroupUid,
+    role::Role,
     service::Gate,
     types::{Metrics, Node, NodeId},
 };

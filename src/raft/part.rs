@@ -6,7 +6,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    group::{DISK_FAILED, Group, Role},
+    group::{DISK_FAILED, Group},
+    role::Role,
     types::Node,
 };
 

@@ -1,5 +1,7 @@
 //! A Lock service of three nodes: one answers, the others say who, and any one may go.
 
+use std::collections::BTreeSet;
+
 use dfs::{
     pb::{self, members_client::MembersClient},
     status::Reason,
@@ -14,6 +16,16 @@ use crate::common::{
     lock::{RunningLock, Session, start_lock, start_lock_node},
     wait_until,
 };
+
+/// What the node says of its group; nothing when it does not answer.
+async fn listed_by(node: &RunningLock) -> pb::ListMembersResponse {
+    let listed = MembersClient::new(node.channel()).list_members(pb::ListMembersRequest {}).await;
+    listed.map(tonic::Response::into_inner).unwrap_or_default()
+}
+
+fn is_led(view: &pb::ListMembersResponse) -> bool {
+    view.members.iter().any(|member| member.leader)
+}
 
 /// A Directory, three Lock nodes, and the gate between them.
 struct Trio {
@@ -44,8 +56,7 @@ impl Trio {
 
     /// As the first node sees them.
     async fn members(&self) -> Vec<pb::Member> {
-        let listed = MembersClient::new(self.nodes[0].channel()).list_members(pb::ListMembersRequest {}).await;
-        listed.map(|listed| listed.into_inner().members).unwrap_or_default()
+        listed_by(&self.nodes[0]).await.members
     }
 
     async fn listed(&self) -> Vec<String> {
@@ -54,16 +65,22 @@ impl Trio {
         servers.into_iter().map(|server| server.server_id).collect()
     }
 
+    /// By the ids of the nodes that run now: one that was wiped comes back under another.
     async fn wait_until_whole(&self) {
         wait_until("three voters that serve", || async {
-            let members = self.members().await;
-            let voters = members.iter().filter(|member| member.voter).count();
-            let led = members.iter().any(|member| member.leader);
-            let mut serving = true;
+            let mut views = Vec::new();
             for node in &self.nodes {
-                serving &= node.is_serving().await;
+                if !node.is_serving().await {
+                    return false;
+                }
+                views.push(listed_by(node).await);
             }
-            (voters, members.len(), led, serving) == (3, 3, true, true) && self.listed().await.len() == 3
+            let running: BTreeSet<u64> = views.iter().map(|view| view.node_id).collect();
+            let voters = |view: &pb::ListMembersResponse| -> BTreeSet<u64> {
+                view.members.iter().filter(|member| member.voter).map(|member| member.node_id).collect()
+            };
+            let agreed = views.iter().all(|view| view.members.len() == 3 && voters(view) == running);
+            agreed && views.iter().any(is_led) && self.listed().await.len() == 3
         })
         .await;
     }
@@ -81,7 +98,7 @@ impl Trio {
     }
 
     async fn wait_until_led(&self) -> &RunningLock {
-        wait_until("a leader", || async { self.members().await.iter().any(|member| member.leader) }).await;
+        wait_until("a leader", || async { is_led(&listed_by(&self.nodes[0]).await) }).await;
         let leader = self.leader_address().await;
         let leader = self.nodes.iter().find(|node| node.address == leader).expect("one of them leads");
         wait_until("an answer", || async {
