@@ -16,6 +16,7 @@ use crate::{
     fileserver::{
         directory_link::DirectoryLink,
         error::Error,
+        in_sync::Group,
         map::{Map, View},
     },
     pb,
@@ -100,11 +101,12 @@ impl Reporter {
     }
 }
 
-/// Those led here that waited for the member when it was asked, and have not changed since.
+/// Those led here that counted on the member when it was asked, and do now.
 fn failed_groups(me: &ServerId, suspect: &Suspect, now: &View) -> Vec<pb::GroupEpoch> {
-    let ours = now.groups().filter(|(_, group)| group.is_led_by(me) && group.in_sync.contains(&suspect.server));
-    let unchanged = ours.filter(|(id, group)| suspect.asked.group(*id).is_some_and(|then| then.epoch == group.epoch));
-    unchanged.map(|(id, group)| pb::GroupEpoch { group: id.0, epoch: group.epoch.0 }).collect()
+    let counts_on = |group: &Group| group.is_led_by(me) && group.in_sync.contains(&suspect.server);
+    let did = |id| suspect.asked.group(id).is_some_and(|group| group.in_sync.contains(&suspect.server));
+    let failed = now.groups().filter(|(id, group)| counts_on(group) && did(*id));
+    failed.map(|(id, group)| pb::GroupEpoch { group: id.0, epoch: group.epoch.0 }).collect()
 }
 
 #[cfg(test)]
@@ -113,17 +115,20 @@ mod tests {
     use crate::fileserver::map::tests::{a_map, server};
 
     #[test]
-    fn only_groups_that_have_not_changed_since_the_member_was_asked_are_reported() {
+    fn a_group_that_has_taken_the_member_in_since_it_was_asked_is_not_reported() {
         let (me, map) = (server("a"), Map::default());
-        map.offer(a_map(1, 4, "a"));
-        let suspect = |name| Suspect { server: server(name), asked: map.now() };
-        let (in_sync, stranger) = (suspect("b"), suspect("c"));
-        let reported = pb::GroupEpoch { group: 0, epoch: 4 };
-        assert_eq!(failed_groups(&me, &in_sync, &map.now()), [reported]);
-        assert_eq!(failed_groups(&me, &stranger, &map.now()), []);
-        assert_eq!(failed_groups(&server("b"), &in_sync, &map.now()), [], "led by another");
+        let suspect = |name, map: &Map| Suspect { server: server(name), asked: map.now() };
+        let mut without = a_map(1, 4, "a");
+        without.groups.values_mut().for_each(|group| group.in_sync = vec![server("a")]);
+        map.offer(without);
+        let before = suspect("b", &map);
+        map.offer(a_map(2, 5, "a"));
+        let after = suspect("b", &map);
+        map.offer(a_map(3, 6, "a"));
 
-        map.offer(a_map(2, 6, "a"));
-        assert_eq!(failed_groups(&me, &in_sync, &map.now()), [], "out, and in again, meanwhile");
+        assert_eq!(failed_groups(&me, &before, &map.now()), []);
+        assert_eq!(failed_groups(&me, &after, &map.now()), [pb::GroupEpoch { group: 0, epoch: 6 }]);
+        assert_eq!(failed_groups(&me, &suspect("c", &map), &map.now()), [], "it is no member");
+        assert_eq!(failed_groups(&server("b"), &after, &map.now()), [], "another one leads");
     }
 }

@@ -28,7 +28,7 @@ use crate::{
 };
 
 const START_TIMEOUT: Duration = Duration::from_secs(5);
-/// For the stream to a member that has just started.
+/// For the streams to a member that has just started.
 const STREAM_PATIENCE: Duration = Duration::from_secs(1);
 /// While a member joins, writes wait for it: it has listed and fetched nearly everything before.
 const LEVEL_TIMEOUT: Duration = Duration::from_secs(40);
@@ -86,10 +86,10 @@ async fn run(node: &Node, mut requests: Streaming<pb::JoinGroupRequest>, answers
     if node.doubt.concerns(group) {
         return Err(Failure::new(Reason::Unavailable, "this server must compare its own blobs first"));
     }
-    // Waiting for a member that no stream reaches would stop every write of the group.
-    let connected = node.peers.connected(&member, crate::types::WriteId::from_bytes([0; 16]));
-    if tokio::time::timeout(STREAM_PATIENCE, connected).await.is_err() {
-        return Err(Failure::new(Reason::Unavailable, "no stream to the member yet"));
+    // Waiting for a member that is not heard would stop every write of the group; that it is heard here, on a connection of
+    // its own, says nothing of the streams to it.
+    if tokio::time::timeout(STREAM_PATIENCE, node.peers.answer(&member)).await.is_err() {
+        return Err(Failure::new(Reason::Unavailable, "the member does not answer on every stream to it yet"));
     }
 
     let Some(claim) = node.map.admit(group, &member) else {

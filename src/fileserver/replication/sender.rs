@@ -8,12 +8,16 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::{
     sync::{
+        Notify,
         mpsc::{self, error::SendTimeoutError},
         oneshot, watch,
     },
@@ -66,12 +70,22 @@ struct Follower {
 /// Who is told about which blob; `None` when the connection is gone.
 type Followers = Arc<Mutex<Option<HashMap<BlobId, Follower>>>>;
 
+/// The pings of one stream, numbered from 1, and what came back.
+#[derive(Default)]
+struct Pings {
+    sent: AtomicU64,
+    /// Somebody wants to know now.
+    wanted: Notify,
+    answered: watch::Sender<u64>,
+}
+
 /// One stream to a peer, from its welcome to its end.
 #[derive(Clone)]
 pub struct Connection {
     peer: ServerId,
     queue: mpsc::Sender<Outgoing>,
     followers: Followers,
+    pings: Arc<Pings>,
 }
 
 impl Connection {
@@ -100,9 +114,19 @@ impl Connection {
         self.queue.send(Outgoing { message, _memory: memory }).await.is_ok()
     }
 
+    /// Completes when the peer has answered something that it was sent after the call.
+    async fn answers(&self) {
+        let mut answered = self.pings.answered.subscribe();
+        let before = self.pings.sent.load(Ordering::SeqCst);
+        self.pings.wanted.notify_one();
+        // The sender lives as long as this connection.
+        let _unheard = answered.wait_for(|number| *number > before).await;
+    }
+
     fn on_answer(&self, answer: Answer) -> Result<(), Failure> {
         match answer {
-            Answer::Welcome(_) | Answer::Pong(_) => {}
+            Answer::Welcome(_) => {}
+            Answer::Pong(number) => drop(self.pings.answered.send_replace(number)),
             Answer::Durable(durable) => {
                 let blob = convert::blob_id("durable.blob", &durable.blob)?;
                 self.tell(blob, |follower| {
@@ -167,7 +191,18 @@ impl Peers {
 
     /// Waits until the stream is up.
     pub async fn connected(&self, peer: &ServerId, write_id: WriteId) -> Connection {
-        let mut slot = self.slot(peer, stream_of(write_id)).subscribe();
+        self.up(peer, stream_of(write_id)).await
+    }
+
+    /// Waits until all streams to the peer are up and it has answered on each: what is up may be broken and not known to be.
+    pub async fn answer(&self, peer: &ServerId) {
+        for stream in 0..STREAMS {
+            self.up(peer, stream).await.answers().await;
+        }
+    }
+
+    async fn up(&self, peer: &ServerId, stream: usize) -> Connection {
+        let mut slot = self.slot(peer, stream).subscribe();
         loop {
             if let Some(connection) = slot.borrow_and_update().clone() {
                 return connection;
@@ -280,11 +315,11 @@ impl Link {
         };
         let (queue, frames) = mpsc::channel(QUEUE_FRAMES_MAX);
         let followers = Arc::new(Mutex::new(Some(HashMap::new())));
-        let connection = Connection { peer: self.peer.clone(), queue, followers };
+        let connection = Connection { peer: self.peer.clone(), queue, followers, pings: Arc::default() };
         self.slot.send_replace(Some(connection.clone()));
         tokio::select! {
             end = pump(frames, &to_wire) => end,
-            () = ping(&to_wire) => End::Broken,
+            () = ping(&connection.pings, &to_wire) => End::Broken,
             end = listen(&connection, answers) => end,
         }
     }
@@ -332,13 +367,15 @@ async fn pump(mut frames: mpsc::Receiver<Outgoing>, to_wire: &mpsc::Sender<pb::R
     End::Broken
 }
 
-async fn ping(to_wire: &mpsc::Sender<pb::ReplicateRequest>) {
+async fn ping(pings: &Pings, to_wire: &mpsc::Sender<pb::ReplicateRequest>) {
     let mut ticks = tokio::time::interval(PING_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut number = 0;
     loop {
-        ticks.tick().await;
-        number += 1;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = pings.wanted.notified() => {}
+        }
+        let number = pings.sent.fetch_add(1, Ordering::SeqCst) + 1;
         if to_wire.send(request(Request::Ping(number))).await.is_err() {
             return;
         }
