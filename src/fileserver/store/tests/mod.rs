@@ -30,6 +30,7 @@ mod compaction;
 mod crash;
 mod faults;
 mod model;
+mod power_cut;
 mod unreadable;
 mod upkeep;
 mod usage;
