@@ -89,7 +89,11 @@ impl DataDir {
             _lock: lock,
         };
         match read_sealed(&path.join(IDENTITY_FILE), IDENTITY_MAGIC, IDENTITY_FORMAT)? {
-            Some(identity) => dir.adopt(&identity)?,
+            Some(identity) => {
+                dir.adopt(&identity)?;
+                // Whoever named it may have been killed before the name was durable, and others are told of it now.
+                sync_dir(path).map_err(at)?;
+            }
             None if is_untouched(path).map_err(at)? => dir.save()?,
             None => return Err(Error::Foreign(path.to_owned())),
         }
@@ -158,12 +162,37 @@ fn is_untouched(path: &Path) -> io::Result<bool> {
 
 /// Puts the file's bytes, and as much of its metadata as reading them needs, on stable storage.
 pub fn sync_file(file: &File) -> io::Result<()> {
+    #[cfg(test)]
+    watched::note(file);
     file.sync_data()
 }
 
 /// Puts the names in a folder on stable storage: files made in it, renamed in it, removed from it.
 pub fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+    let dir = File::open(path)?;
+    #[cfg(test)]
+    watched::note(&dir);
+    dir.sync_all()
+}
+
+/// What a thread has synced, for tests: no other trace of it is left.
+#[cfg(test)]
+pub mod watched {
+    use std::{cell::RefCell, fs::File, os::fd::AsRawFd, path::PathBuf};
+
+    thread_local! {
+        static SYNCED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn note(file: &File) {
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
+        SYNCED.with_borrow_mut(|synced| synced.push(path));
+    }
+
+    /// The files and folders that this thread has synced since it was asked last.
+    pub fn take() -> Vec<PathBuf> {
+        SYNCED.take()
+    }
 }
 
 /// Makes a folder with its parents, durably; there may be one already.
@@ -307,6 +336,16 @@ mod tests {
         let root = folder();
         fs::write(root.path().join("thesis.tex"), "years of work").unwrap();
         assert!(matches!(DataDir::open(root.path(), "lock"), Err(Error::Foreign(_))));
+    }
+
+    #[test]
+    fn an_identity_that_was_found_is_durable_before_anybody_is_told_of_it() {
+        let folder = folder();
+        drop(DataDir::open(folder.path(), "lock").unwrap());
+        watched::take();
+        let _open = DataDir::open(folder.path(), "lock").unwrap();
+        let synced = watched::take();
+        assert!(synced.contains(&folder.path().to_owned()), "{synced:?}");
     }
 
     #[test]

@@ -106,7 +106,17 @@ pub fn recover(folder: &Path) -> Result<Recovered, LogError> {
     if index.vote.is_none() && index.last().is_some_and(|last| term_of(&last) > 0) {
         return Err(damaged(folder, "there are entries but no vote"));
     }
+    keep_found(folder, &segments).map_err(at)?;
     Ok(Recovered { index, segments })
+}
+
+/// Makes durable what a process that was killed had written and named but not synced: it can be read, and from now on others are
+/// told of it. The segments before the last one were synced when it was begun.
+fn keep_found(folder: &Path, segments: &[Segment]) -> io::Result<()> {
+    if let Some(last) = segments.last() {
+        durable::sync_file(&last.file)?;
+    }
+    durable::sync_dir(folder)
 }
 
 fn damaged(path: &Path, what: impl Into<String>) -> LogError {

@@ -14,6 +14,8 @@ use crate::raft::{
     types::{LeaderId, Payload, Proposal},
 };
 
+mod power_cut;
+
 type Signal = openraft::type_config::alias::OneshotOf<Types>;
 
 struct Setup {
