@@ -122,8 +122,14 @@ fn checksum(record: &[u8]) -> Option<u32> {
     Some(crc32c(&[sums[0].to_le_bytes(), sums[1].to_le_bytes()].concat()))
 }
 
-/// The record at the beginning of `bytes`, if there is one, whole and undamaged.
-pub fn decode(bytes: &[u8]) -> Option<Found> {
+/// A record whose checksum holds, whatever it says.
+struct Whole<'a> {
+    kind: u16,
+    synced: u32,
+    payload: &'a [u8],
+}
+
+fn whole(bytes: &[u8]) -> Option<Whole<'_>> {
     let mut header = bytes.get(..RECORD_HEADER_LENGTH)?;
     if header.get_u16_le() != RECORD_MAGIC {
         return None;
@@ -131,10 +137,18 @@ pub fn decode(bytes: &[u8]) -> Option<Found> {
     let (kind, synced) = (header.get_u16_le(), header.get_u32_le());
     let length = RECORD_HEADER_LENGTH.checked_add(header.get_u32_le() as usize)?;
     let record = bytes.get(..length)?;
-    if header.get_u32_le() != checksum(record)? {
-        return None;
-    }
-    let payload = record.get(RECORD_HEADER_LENGTH..)?;
+    let is_intact = header.get_u32_le() == checksum(record)?;
+    is_intact.then_some(Whole { kind, synced, payload: record.get(RECORD_HEADER_LENGTH..)? })
+}
+
+/// Whether a record begins here that was written like this: one that cannot be read all the same is of a newer version.
+pub fn is_whole(bytes: &[u8]) -> bool {
+    whole(bytes).is_some()
+}
+
+/// The record at the beginning of `bytes`, if there is one, whole and undamaged.
+pub fn decode(bytes: &[u8]) -> Option<Found> {
+    let Whole { kind, synced, payload } = whole(bytes)?;
     let record = match kind {
         KIND_ENTRY => Record::Entry(entry_in(pb::LogEntry::decode(payload).ok()?).ok()?),
         KIND_COMMITTED => {
@@ -143,7 +157,7 @@ pub fn decode(bytes: &[u8]) -> Option<Found> {
         }
         _ => return None,
     };
-    Some(Found { record, synced, length })
+    Some(Found { record, synced, length: RECORD_HEADER_LENGTH + payload.len() })
 }
 
 /// Whether `bytes` may be the beginning of a record: cheap, to look for one among anything.
@@ -153,6 +167,8 @@ pub fn looks_like_one(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::raft::types::{Payload, Proposal};
 
@@ -176,6 +192,50 @@ mod tests {
             for length in 0..bytes.len() {
                 assert!(decode(&bytes[..length]).is_none(), "length {length}");
             }
+        }
+    }
+
+    /// A record of any kind with any payload, whose checksum holds.
+    fn sealed(kind: u16, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.put_u16_le(RECORD_MAGIC);
+        bytes.put_u16_le(kind);
+        bytes.put_u32_le(0);
+        bytes.put_u32_le(payload.len() as u32);
+        bytes.put_u32_le(0);
+        bytes.extend(payload);
+        stamp(&mut bytes, 64);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn any_payload_is_a_record_or_none_and_what_is_read_can_be_written(
+            kind in 0..4_u16,
+            payload in prop::collection::vec(any::<u8>(), 0..40),
+            edit in any::<(prop::sample::Index, u8)>(),
+        ) {
+            let mut nearly = entry_out(&Entry { log_id: log_id(3, 8), payload: Payload::Blank }).encode_to_vec();
+            let at = edit.0.index(nearly.len());
+            nearly[at] ^= edit.1;
+            for payload in [&payload, &nearly] {
+                let bytes = sealed(kind, payload);
+                prop_assert!(is_whole(&bytes));
+                if let Some(found) = decode(&bytes) {
+                    prop_assert_eq!((found.length, found.synced), (bytes.len(), 64));
+                    let mut again = Vec::new();
+                    encode(&found.record, &mut again);
+                    stamp(&mut again, 64);
+                    prop_assert_eq!(decode(&again).map(|found| found.record), Some(found.record));
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_no_record(mut bytes in prop::collection::vec(any::<u8>(), 16..200), length: u32) {
+            bytes[..2].copy_from_slice(&RECORD_MAGIC.to_le_bytes());
+            bytes[8..12].copy_from_slice(&(length % 256).to_le_bytes());
+            prop_assert!(decode(&bytes).is_none() && read_segment_header(&bytes).is_err());
         }
     }
 

@@ -217,6 +217,9 @@ impl<'a> Reading<'a> {
         if !is_last {
             return Err(damaged(self.path, format!("at byte {} stands no record", self.at)));
         }
+        if record::is_whole(rest) {
+            return Err(damaged(self.path, format!("this version of dfs cannot read the record at byte {}", self.at)));
+        }
         if let Some(later) = self.later_record_that_vouches() {
             let what = format!("the record at byte {} is not whole, and the one at byte {later} says it was", self.at);
             return Err(damaged(self.path, what));

@@ -143,6 +143,21 @@ async fn what_was_not_finished_has_no_part_in_a_start() {
     assert!(!setup.folder.path().join("00000000000000000005.new").exists());
 }
 
+/// What a newer version wrote, or what was not written as it should be, was on stable storage like any other record.
+#[tokio::test]
+async fn a_whole_record_that_says_nothing_known_is_no_torn_end() {
+    let mut setup = a_log();
+    setup.vote(1).await;
+    setup.append([an_entry(1, 0, 10)]).await;
+    let Moment { bytes, .. } = setup.moment().await;
+    let mut unknown = bytes[record::RECORDS_START..].to_vec();
+    // Its kind.
+    unknown[2] = 77;
+    record::stamp(&mut unknown, 0);
+    let found = found(setup.folder.path(), &[bytes, unknown, vec![0; 50]].concat());
+    assert!(matches!(found, Err(LogError::Damaged { .. })), "{found:?}");
+}
+
 /// A process that was killed may have left what it wrote in the page cache, and names that are not durable: a start that goes on
 /// from them promises them to others.
 #[tokio::test]
