@@ -9,11 +9,11 @@ use crate::directory::{
     tables::{META, META_FORMAT},
 };
 
-fn bootstrap() -> Command {
+pub(super) fn bootstrap() -> Command {
     Command::Bootstrap { cluster: ClusterId(Uuid::from_u128(1)), lock_key: KEY, settings: some_settings() }
 }
 
-fn make(write_id: u128, at: &str) -> Command {
+pub(super) fn make(write_id: u128, at: &str) -> Command {
     let write_id = WriteId(Uuid::from_u128(write_id));
     Command::CreateDirectory { write_id, path: path(at), parents: false, mode: 0o755 }
 }

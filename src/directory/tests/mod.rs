@@ -9,6 +9,7 @@ mod namespace;
 mod past;
 mod random;
 mod retention;
+mod wire;
 
 use std::collections::BTreeMap;
 
