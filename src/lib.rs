@@ -25,6 +25,8 @@ pub mod raft;
 
 pub mod client;
 
+pub mod check;
+
 pub mod cli;
 
 pub mod config;
