@@ -249,6 +249,9 @@ pub(super) fn grant_time(grant: &pb::LockGrant) -> Result<Timestamp, Error> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use prost::Message;
+
     use super::*;
     use crate::{status::Reason, types::BlobId};
 
@@ -277,6 +280,66 @@ mod tests {
             entry(pb::Entry { modify_time: Some(prost_types::Timestamp { seconds: -1, nanos: 0 }), ..a_file(0) }),
         ] {
             assert_eq!(bad.unwrap_err().reason(), Reason::Internal);
+        }
+    }
+
+    fn a_time() -> Option<prost_types::Timestamp> {
+        Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 5_000_000 })
+    }
+
+    fn an_answer() -> pb::LookupFileResponse {
+        let extent = pb::Extent { group: 1, blob: BlobId::random().to_string(), blob_offset: 2, length: 7 };
+        let ids = ["a", "b"].map(str::to_owned).to_vec();
+        let group = pb::Group { group: 1, members: ids.clone(), in_sync: ids, ..Default::default() };
+        let entry = pb::Entry { modify_time: a_time(), ..a_file(7) };
+        pb::LookupFileResponse { entry: Some(entry), extents: vec![extent], groups: vec![group], ..Default::default() }
+    }
+
+    fn a_receipt() -> pb::WriteReceipt {
+        let servers = ["a", "b"].map(str::to_owned).to_vec();
+        pb::WriteReceipt { path: "/f".to_owned(), commit_time: a_time(), servers, ..Default::default() }
+    }
+
+    fn a_lock() -> pb::LockInfo {
+        let session_id = BlobId::random().to_string();
+        let mode = pb::LockMode::Shared.into();
+        let holder =
+            pb::LockHolder { session_id: session_id.clone(), mode, grant_time: a_time(), ..Default::default() };
+        let waiter = pb::LockWaiter { session_id, mode, waiting_ms: u64::MAX, ..Default::default() };
+        pb::LockInfo { path: "/f".to_owned(), holders: vec![holder], waiters: vec![waiter], ..Default::default() }
+    }
+
+    #[test]
+    fn what_is_garbled_below_is_right_before() {
+        assert!(located(an_answer()).is_ok() && receipt(a_receipt()).is_ok() && lock_info(a_lock()).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn an_answer_that_is_nearly_right_is_understood_or_refused(
+            edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            any_bytes in prop::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let garbled = |message: Vec<u8>| {
+                let edited = |mut bytes: Vec<u8>, (at, byte): &(prop::sample::Index, u8)| {
+                    let at = at.index(bytes.len());
+                    bytes[at] ^= byte;
+                    bytes
+                };
+                edits.iter().fold(message, edited)
+            };
+            for bytes in [&garbled(an_answer().encode_to_vec()), &any_bytes] {
+                if let Ok(Ok(found)) = pb::LookupFileResponse::decode(bytes.as_slice()).map(located) {
+                    let length: u64 = found.extents.iter().map(|extent| extent.length).sum();
+                    prop_assert_eq!(length, found.entry.size, "what is understood adds up");
+                }
+            }
+            for bytes in [&garbled(a_receipt().encode_to_vec()), &any_bytes] {
+                let _either = pb::WriteReceipt::decode(bytes.as_slice()).map(receipt);
+            }
+            for bytes in [&garbled(a_lock().encode_to_vec()), &any_bytes] {
+                let _either = pb::LockInfo::decode(bytes.as_slice()).map(lock_info);
+            }
         }
     }
 }

@@ -85,6 +85,8 @@ fn id(bytes: &[u8]) -> Result<[u8; 16], StorageError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn a_row(key: u8, value: Option<usize>) -> Row {
@@ -135,5 +137,25 @@ mod tests {
             .collect();
         assert_eq!(parts.iter().map(|(_, continued)| *continued).collect::<Vec<_>>(), [true, true, false]);
         assert_eq!(parts.into_iter().flat_map(|(rows, _)| rows).collect::<Vec<_>>(), rows);
+    }
+
+    proptest! {
+        #[test]
+        fn an_entry_that_is_nearly_right_is_one_or_an_error(
+            edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            any_bytes in prop::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let rows = vec![a_row(1, Some(3)), a_row(2, None)];
+            let mut garbled = Entry::Rows { lead: LeadId::random(), rows, continued: true }.encode().to_vec();
+            for (at, byte) in &edits {
+                let at = at.index(garbled.len());
+                garbled[at] ^= byte;
+            }
+            for bytes in [garbled, any_bytes] {
+                if let Ok(entry) = Entry::decode(&bytes) {
+                    prop_assert_eq!(Entry::decode(&entry.encode()).unwrap(), entry);
+                }
+            }
+        }
     }
 }
