@@ -270,12 +270,13 @@ impl Table {
         self.servers.get(server).and_then(|known| known.heard).is_some_and(|heard| heard >= since)
     }
 
-    /// Who goes by this name, as far as it says.
+    /// Who goes by this name, as far as it says, and as far as its registration was heard of here.
     pub fn incarnation(&self, server: &ServerId) -> Option<Incarnation> {
         self.servers.get(server)?.process.incarnation
     }
 
-    /// Those whose lease has run out.
+    /// Those whose lease has run out, with the process that it was; `None`: it has been out for so long that nobody can have
+    /// taken that one's place.
     pub fn expired(&mut self, now: Instant) -> Vec<(ServerId, Option<Incarnation>)> {
         let away = now.saturating_duration_since(self.last_judged);
         self.last_judged = now;
@@ -289,7 +290,10 @@ impl Table {
             }
         }
         let expired = self.servers.iter().filter(|(_, known)| known.expires <= now);
-        expired.map(|(server, known)| (server.clone(), known.process.incarnation)).collect()
+        // A successor whose registration was not heard of here would have registered again within a lease.
+        let is_fresh = |known: &Known| now.saturating_duration_since(known.expires) < LEASE;
+        let judged = |known: &Known| known.process.incarnation.filter(|_| is_fresh(known));
+        expired.map(|(server, known)| (server.clone(), judged(known))).collect()
     }
 }
 
@@ -342,6 +346,20 @@ mod tests {
         let mut setup = a_table_with_one_server();
         assert_eq!(setup.pass(LEASE - TICK), []);
         assert_eq!(setup.pass(TICK), [setup.server.clone()]);
+    }
+
+    #[test]
+    fn the_process_that_fell_silent_is_named_as_long_as_another_may_have_begun() {
+        let mut setup = a_table_with_one_server();
+        let named = Some(Incarnation(uuid::Uuid::from_u128(3)));
+        let process = Process { incarnation: named, ..setup.process };
+        setup.table.registered(setup.server.clone(), process, Stats::default(), Timestamp(1), setup.now);
+        setup.pass(LEASE);
+        assert_eq!(setup.table.expired(setup.now), [(setup.server.clone(), named)]);
+        setup.pass(LEASE - TICK);
+        assert_eq!(setup.table.expired(setup.now), [(setup.server.clone(), named)]);
+        setup.pass(TICK);
+        assert_eq!(setup.table.expired(setup.now), [(setup.server.clone(), None)]);
     }
 
     #[test]

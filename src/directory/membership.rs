@@ -109,6 +109,7 @@ pub(super) fn register(tables: &mut Tables, registration: &Registration) -> Resu
     if before.as_ref() == Some(&record) && !leads {
         return Ok(Effect::Nothing(Outcome::Registered));
     }
+    let took_no_writes = before.as_ref().is_some_and(|before| !before.read_only_reason.is_empty());
     let wiped = before.is_some_and(|before| before.registration.store != registration.store);
     if wiped {
         check_replaceable(tables, registration)?;
@@ -126,7 +127,7 @@ pub(super) fn register(tables: &mut Tables, registration: &Registration) -> Resu
             let led = group.is_primary(server);
             let left = wiped && group::leave(group, server, 1);
             let kept = !draining && group::keep_place(group, server);
-            led || left || kept
+            led || left || kept || (took_no_writes && is_refused_joiner(group, server))
         })?;
         make_groups(tables)?;
     }
@@ -272,7 +273,16 @@ pub(super) fn mark_writable(tables: &mut Tables, server: &ServerId) -> Result<Ef
         record.read_only_reason.clear();
         record.read_only_since = None;
     };
-    change_record(tables, server, already, mark, |group| !draining && group::keep_place(group, server))
+    change_record(tables, server, already, mark, |group| {
+        let kept = !draining && group::keep_place(group, server);
+        kept || is_refused_joiner(group, server)
+    })
+}
+
+/// Whether the member may have been refused for taking no writes. Its primary has gone on without it since, and an earlier try to
+/// count it in that is still under way must not succeed: another epoch sees to that.
+fn is_refused_joiner(group: &Group, server: &ServerId) -> bool {
+    group.is_member(server) && !group.is_in_sync(server)
 }
 
 /// Marks a server, if it is not marked so already, and makes of the groups what follows.

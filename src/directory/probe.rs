@@ -29,10 +29,10 @@ pub enum Verdict {
 
 type UnderWay = Shared<BoxFuture<'static, Verdict>>;
 
-/// Probes, at most one at a time for each server.
+/// Probes, at most one at a time for each server and address: one that has started elsewhere is another process.
 #[derive(Clone, Default)]
 pub struct Prober {
-    under_way: Arc<Mutex<HashMap<ServerId, UnderWay>>>,
+    under_way: Arc<Mutex<HashMap<(ServerId, String), UnderWay>>>,
 }
 
 impl Prober {
@@ -41,8 +41,8 @@ impl Prober {
         let probe = {
             let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
             under_way.retain(|_, probe| probe.peek().is_none());
-            let address = address.to_owned();
-            under_way.entry(server.clone()).or_insert_with(|| ask(address).boxed().shared()).clone()
+            let key = (server.clone(), address.to_owned());
+            under_way.entry(key).or_insert_with(|| ask(address.to_owned()).boxed().shared()).clone()
         };
         probe.await
     }

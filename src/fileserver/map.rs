@@ -233,13 +233,14 @@ impl Map {
         });
     }
 
-    /// The member is not to be waited for in any group that it was joining, except where the Directory may still count
-    /// it in.
-    pub fn dismiss_everywhere(&self, member: &ServerId) {
+    /// The member is not to be waited for in any group that it was joining at `asked`, except where the Directory may still
+    /// count it in.
+    pub fn dismiss_everywhere(&self, member: &ServerId, asked: &View) {
         self.change(|view| {
-            let joining =
-                view.joining.keys().filter(|(group, joiner)| joiner == member && view.may_dismiss(*group, joiner));
-            let groups: Vec<GroupId> = joining.map(|(group, _)| *group).collect();
+            let joining = view.joining.iter().filter(|((group, joiner), joining)| {
+                joiner == member && asked.is_admitted(*group, joiner, joining.claim) && view.may_dismiss(*group, joiner)
+            });
+            let groups: Vec<GroupId> = joining.map(|((group, _), _)| *group).collect();
             groups.iter().filter(|group| view.remove_joiner(**group, member)).count() > 0
         });
     }
@@ -312,7 +313,11 @@ pub(super) mod tests {
         assert!(map.admit(GroupId(0), &server("c")).is_some());
         map.offer(a_map(2, 2, "a"));
         assert_eq!(required(&map), Some(3));
-        map.dismiss_everywhere(&server("c"));
+        let asked = map.now();
+        map.admit(GroupId(0), &server("c")).unwrap();
+        map.dismiss_everywhere(&server("c"), &asked);
+        assert_eq!(required(&map), Some(3), "it has begun anew");
+        map.dismiss_everywhere(&server("c"), &map.now());
         assert_eq!(required(&map), Some(2));
     }
 
@@ -322,7 +327,7 @@ pub(super) mod tests {
         map.offer(a_map(1, 1, "a"));
         let claim = map.admit(group, &member).unwrap();
         assert!(map.ask(group, &member, claim, Epoch(1)));
-        map.dismiss_everywhere(&member);
+        map.dismiss_everywhere(&member, &map.now());
         map.dismiss(group, &member, claim);
         assert_eq!(required(&map), Some(3), "the Directory has not answered");
         assert_eq!(map.admit(group, &member), None);
@@ -347,7 +352,7 @@ pub(super) mod tests {
         let (map, group, member) = (Map::default(), GroupId(0), server("c"));
         map.offer(a_map(1, 1, "a"));
         let interrupted = map.admit(group, &member).unwrap();
-        map.dismiss_everywhere(&member);
+        map.dismiss_everywhere(&member, &map.now());
         let newer = map.admit(group, &member).unwrap();
         assert!(!map.ask(group, &member, interrupted, Epoch(1)), "commits did not wait for a while");
         map.dismiss(group, &member, interrupted);

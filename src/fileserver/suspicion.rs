@@ -25,10 +25,13 @@ use crate::{
 
 /// Reports about one member are at least this far apart.
 const REPORT_INTERVAL: Duration = Duration::from_millis(400);
+/// What has waited for so long behind reports of others says little by now: who still fails is suspected again.
+const OUT_OF_DATE: Duration = Duration::from_secs(1);
 const QUEUE_MAX: usize = 64;
 
 struct Suspect {
     server: ServerId,
+    raised: Instant,
     /// As it was when the member was asked for what it did not do.
     asked: Arc<View>,
 }
@@ -56,8 +59,8 @@ impl Suspicion {
     /// The member does not do its part, for which it was asked when the map was `asked`. Reported soon; whoever waits for it
     /// sees the map change.
     pub fn suspect(&self, member: &ServerId, asked: Arc<View>) {
-        // A full queue holds a report about this member already, or will have room when it is suspected again.
-        if self.queue.try_send(Suspect { server: member.clone(), asked }).is_err() {
+        // There will be room when it is suspected again.
+        if self.queue.try_send(Suspect { server: member.clone(), raised: Instant::now(), asked }).is_err() {
             tracing::debug!(peer = %member, "suspicion not queued");
         }
     }
@@ -74,7 +77,10 @@ impl Reporter {
             if last.get(&suspect.server).is_some_and(|last| last.elapsed() < REPORT_INTERVAL) {
                 continue;
             }
-            self.map.dismiss_everywhere(&suspect.server);
+            if suspect.raised.elapsed() >= OUT_OF_DATE {
+                continue;
+            }
+            self.map.dismiss_everywhere(&suspect.server, &suspect.asked);
             let groups = failed_groups(&self.me, &suspect, &self.map.now());
             if groups.is_empty() {
                 continue;
@@ -117,7 +123,7 @@ mod tests {
     #[test]
     fn a_group_that_has_taken_the_member_in_since_it_was_asked_is_not_reported() {
         let (me, map) = (server("a"), Map::default());
-        let suspect = |name, map: &Map| Suspect { server: server(name), asked: map.now() };
+        let suspect = |name, map: &Map| Suspect { server: server(name), raised: Instant::now(), asked: map.now() };
         let mut without = a_map(1, 4, "a");
         without.groups.values_mut().for_each(|group| group.in_sync = vec![server("a")]);
         map.offer(without);

@@ -92,7 +92,8 @@ impl<K: Key + Sync + 'static, V: Value + Sync + 'static> AnyTable for TableDefin
 }
 
 /// A key or a value from its bytes. The database reads what it wrote itself and panics at anything else, as at a name that is not
-/// UTF-8; these bytes came from the wire.
+/// UTF-8; these bytes came from the wire. The panic that is caught is told on stderr: a leader that sends such rows is to be looked
+/// at.
 fn parsed<T: Value>(bytes: &[u8]) -> Option<T::SelfType<'_>> {
     std::panic::catch_unwind(|| T::from_bytes(bytes)).ok()
 }

@@ -406,6 +406,7 @@ fn command_in(command: Stored) -> Read<Command> {
         }
         Stored::RegisterServer(stored) => registration_in(stored)?,
         Stored::ForgetNode(id) => Command::ForgetNode { server: server(&id)? },
+        Stored::MarkDownAny(id) => Command::MarkDown { server: server(&id)?, incarnation: None },
         Stored::MarkDown(stored) => Command::MarkDown {
             server: server(&stored.server_id)?,
             incarnation: match stored.incarnation.is_empty() {

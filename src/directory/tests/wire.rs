@@ -128,16 +128,26 @@ fn some_commands() -> Vec<Command> {
     commands.extend(convert::commit_writes(&a_commit()).unwrap().into_iter().map(Result::unwrap));
     commands.push(convert::merge_extents(&a_merge()).unwrap());
     commands.push(Command::RegisterServer { registration: convert::registration(&a_server()).unwrap() });
+    let incarnations = [None, Some(Incarnation(Uuid::from_u128(5)))];
+    commands.extend(incarnations.map(|incarnation| Command::MarkDown { server: server("a"), incarnation }));
     commands
 }
 
 #[test]
 fn what_is_edited_is_right_before() {
-    assert_eq!(some_commands().len(), 6);
+    assert_eq!(some_commands().len(), 8);
     let map = cluster::cluster_map(&a_map()).unwrap();
     assert_eq!(cluster::cluster_map(&pb::ClusterMap::from(&map)).unwrap(), map);
     let batch = batch_out(Timestamp(7), &some_commands());
     assert_eq!(batch_in(&batch).unwrap(), (Timestamp(7), some_commands()));
+}
+
+#[test]
+fn a_death_that_an_earlier_version_wrote_down_is_of_whoever_goes_by_the_name() {
+    let command = Some(disk::command::Command::MarkDownAny("a".to_owned()));
+    let batch = disk::Batch { time: 7, commands: vec![disk::Command { command }] };
+    let read = vec![Command::MarkDown { server: server("a"), incarnation: None }];
+    assert_eq!(batch_in(&batch.encode_to_vec()).unwrap(), (Timestamp(7), read));
 }
 
 proptest! {

@@ -28,8 +28,8 @@ use crate::{
 };
 
 const START_TIMEOUT: Duration = Duration::from_secs(5);
-/// For the streams to a member that has just started.
-const STREAM_PATIENCE: Duration = Duration::from_secs(1);
+/// For the streams to a member that has just started, and for its answer behind what waits for a slow disk there.
+const STREAM_PATIENCE: Duration = Duration::from_secs(4);
 /// While a member joins, writes wait for it: it has listed and fetched nearly everything before.
 const LEVEL_TIMEOUT: Duration = Duration::from_secs(40);
 /// Between two attempts to reach the Directory about a member that is level.

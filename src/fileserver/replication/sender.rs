@@ -191,24 +191,39 @@ impl Peers {
 
     /// Waits until the stream is up.
     pub async fn connected(&self, peer: &ServerId, write_id: WriteId) -> Connection {
-        self.up(peer, stream_of(write_id)).await
-    }
-
-    /// Waits until all streams to the peer are up and it has answered on each: what is up may be broken and not known to be.
-    pub async fn answer(&self, peer: &ServerId) {
-        for stream in 0..STREAMS {
-            self.up(peer, stream).await.answers().await;
-        }
-    }
-
-    async fn up(&self, peer: &ServerId, stream: usize) -> Connection {
-        let mut slot = self.slot(peer, stream).subscribe();
+        let mut slot = self.slot(peer, stream_of(write_id)).subscribe();
         loop {
             if let Some(connection) = slot.borrow_and_update().clone() {
                 return connection;
             }
             if slot.changed().await.is_err() {
                 std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits, for ever if need be, until all streams to the peer are up and it has answered on each: what is up may be broken and
+    /// not known to be.
+    pub async fn answer(&self, peer: &ServerId) {
+        futures::future::join_all((0..STREAMS).map(|stream| self.answer_on(peer, stream))).await;
+    }
+
+    async fn answer_on(&self, peer: &ServerId, stream: usize) {
+        let mut slot = self.slot(peer, stream).subscribe();
+        loop {
+            let connection = slot.borrow_and_update().clone();
+            let answered = async {
+                match &connection {
+                    Some(connection) => connection.answers().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = answered => return,
+                // One that is lost answers nothing any more.
+                changed = slot.changed() => if changed.is_err() {
+                    return std::future::pending().await;
+                }
             }
         }
     }

@@ -84,7 +84,7 @@ impl Copying {
 
     /// Waits until the commit may be asked for. The time allowed is stretched, within reason, while whole blobs are moving.
     pub async fn durable(&mut self, staging: &mut Staging, patience: &mut Patience) -> Result<Decided, Error> {
-        let mut suspect_at = Instant::now() + COPY_PATIENCE;
+        let (mut suspect_at, mut asked) = (Instant::now() + COPY_PATIENCE, staging.node.map.now());
         loop {
             if let Some(decided) = self.act(staging)? {
                 return Ok(decided);
@@ -92,8 +92,8 @@ impl Copying {
             tokio::select! {
                 changed = self.changed(staging) => changed?,
                 () = sleep_until(suspect_at) => {
-                    self.suspect(staging);
-                    suspect_at = Instant::now() + COPY_PATIENCE / 4;
+                    self.suspect(staging, &asked);
+                    (suspect_at, asked) = (Instant::now() + COPY_PATIENCE / 4, staging.node.map.now());
                 }
                 () = sleep_until(patience.deadline) => {
                     if !patience.stretch(staging.progress.moved()) {
@@ -131,11 +131,11 @@ impl Copying {
         }
     }
 
-    fn suspect(&self, staging: &Staging) {
-        let view = staging.node.map.now();
+    fn suspect(&self, staging: &Staging, asked: &Arc<View>) {
+        let view = self.views.borrow();
         let Some(group) = view.group(staging.group) else { return };
         for member in staging.progress.missing(group).iter().filter(|member| **member != staging.node.me) {
-            staging.node.suspicion.suspect(member, view.clone());
+            staging.node.suspicion.suspect(member, asked.clone());
         }
     }
 

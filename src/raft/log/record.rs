@@ -35,8 +35,6 @@ pub enum Record {
 #[derive(Debug)]
 pub struct Found {
     pub record: Record,
-    /// When it was written, the segment was on stable storage up to here.
-    pub synced: u32,
     /// With its header.
     pub length: usize,
 }
@@ -70,19 +68,27 @@ pub fn segment_header(label: &Label) -> Vec<u8> {
     bytes
 }
 
+/// Why some bytes are no header of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadHeader {
+    Damaged(&'static str),
+    TooNew,
+}
+
 /// What a segment's header says; or why it is no header.
-pub fn read_segment_header(bytes: &[u8]) -> Result<Label, &'static str> {
-    let header = bytes.get(..SEGMENT_HEADER_LENGTH).ok_or("a segment is too short for its header")?;
+pub fn read_segment_header(bytes: &[u8]) -> Result<Label, BadHeader> {
+    let short = BadHeader::Damaged("a segment is too short for its header");
+    let header = bytes.get(..SEGMENT_HEADER_LENGTH).ok_or(short)?;
     let (sealed, mut checksum) = header.split_at(SEGMENT_HEADER_LENGTH - 4);
     if checksum.get_u32_le() != crc32c(sealed) {
-        return Err("the header of a segment does not match its checksum");
+        return Err(BadHeader::Damaged("the header of a segment does not match its checksum"));
     }
-    let mut fields = sealed.get(SEGMENT_MAGIC.len()..).ok_or("a segment is too short for its header")?;
+    let mut fields = sealed.get(SEGMENT_MAGIC.len()..).ok_or(short)?;
     if !sealed.starts_with(&SEGMENT_MAGIC) {
-        return Err("a segment begins with another magic");
+        return Err(BadHeader::Damaged("a segment begins with another magic"));
     }
     if fields.get_u32_le() > SEGMENT_FORMAT {
-        return Err("a segment was written by a newer version of dfs");
+        return Err(BadHeader::TooNew);
     }
     let kind = fields.get_u32_le();
     let (term, index) = (fields.get_u64_le(), fields.get_u64_le());
@@ -141,14 +147,15 @@ fn whole(bytes: &[u8]) -> Option<Whole<'_>> {
     is_intact.then_some(Whole { kind, synced, payload: record.get(RECORD_HEADER_LENGTH..)? })
 }
 
-/// Whether a record begins here that was written like this: one that cannot be read all the same is of a newer version.
-pub fn is_whole(bytes: &[u8]) -> bool {
-    whole(bytes).is_some()
+/// How far its segment was synced, as the record says that begins here. It says so also where the rest of it cannot be read,
+/// being a newer version's.
+pub fn synced_of(bytes: &[u8]) -> Option<u32> {
+    whole(bytes).map(|whole| whole.synced)
 }
 
 /// The record at the beginning of `bytes`, if there is one, whole and undamaged.
 pub fn decode(bytes: &[u8]) -> Option<Found> {
-    let Whole { kind, synced, payload } = whole(bytes)?;
+    let Whole { kind, payload, .. } = whole(bytes)?;
     let record = match kind {
         KIND_ENTRY => Record::Entry(entry_in(pb::LogEntry::decode(payload).ok()?).ok()?),
         KIND_COMMITTED => {
@@ -157,7 +164,7 @@ pub fn decode(bytes: &[u8]) -> Option<Found> {
         }
         _ => return None,
     };
-    Some(Found { record, synced, length: RECORD_HEADER_LENGTH + payload.len() })
+    Some(Found { record, length: RECORD_HEADER_LENGTH + payload.len() })
 }
 
 /// Whether `bytes` may be the beginning of a record: cheap, to look for one among anything.
@@ -183,7 +190,7 @@ mod tests {
             encode(&record, &mut bytes);
             stamp(&mut bytes, 4096);
             let found = decode(&bytes).unwrap();
-            assert_eq!((found.record, found.synced, found.length), (record, 4096, bytes.len()));
+            assert_eq!((found.record, found.length, synced_of(&bytes)), (record, bytes.len(), Some(4096)));
             for bit in 0..bytes.len() * 8 {
                 let mut bad = bytes.clone();
                 bad[bit / 8] ^= 1 << (bit % 8);
@@ -220,9 +227,9 @@ mod tests {
             nearly[at] ^= edit.1;
             for payload in [&payload, &nearly] {
                 let bytes = sealed(kind, payload);
-                prop_assert!(is_whole(&bytes));
+                prop_assert_eq!(synced_of(&bytes), Some(64));
                 if let Some(found) = decode(&bytes) {
-                    prop_assert_eq!((found.length, found.synced), (bytes.len(), 64));
+                    prop_assert_eq!(found.length, bytes.len());
                     let mut again = Vec::new();
                     encode(&found.record, &mut again);
                     stamp(&mut again, 64);

@@ -16,7 +16,7 @@ use prost::Message;
 
 use super::{
     index::{Index, Place},
-    record::{self, Found, Label, RECORDS_START, Record},
+    record::{self, BadHeader, Found, Label, RECORDS_START, Record},
 };
 use crate::{
     durable, pb,
@@ -38,6 +38,8 @@ const VOTE_FORMAT: u32 = 1;
 pub enum LogError {
     #[error("{} is damaged: {what}", .path.display())]
     Damaged { path: PathBuf, what: String },
+    #[error("{} was written by a newer version of dfs, and this one cannot read {what}; start the newer one", .path.display())]
+    TooNew { path: PathBuf, what: String },
     #[error(transparent)]
     Sealed(#[from] durable::Error),
     #[error("{}: {source}", .path.display())]
@@ -83,6 +85,8 @@ pub fn create_segment(folder: &Path, label: &Label) -> io::Result<Segment> {
 pub fn recover(folder: &Path) -> Result<Recovered, LogError> {
     let at = |source| LogError::Io { path: folder.to_owned(), source };
     durable::create_dir(folder).map_err(at)?;
+    // A process that was killed may have named a segment and not synced the name: nothing is removed for it before.
+    durable::sync_dir(folder).map_err(at)?;
     let mut index = Index::new(read_vote(folder)?, None);
     let paths = segment_paths(folder).map_err(at)?;
     if paths.is_empty() {
@@ -106,21 +110,20 @@ pub fn recover(folder: &Path) -> Result<Recovered, LogError> {
     if index.vote.is_none() && index.last().is_some_and(|last| term_of(&last) > 0) {
         return Err(damaged(folder, "there are entries but no vote"));
     }
-    keep_found(folder, &segments).map_err(at)?;
-    Ok(Recovered { index, segments })
-}
-
-/// Makes durable what a process that was killed had written and named but not synced: it can be read, and from now on others are
-/// told of it. The segments before the last one were synced when it was begun.
-fn keep_found(folder: &Path, segments: &[Segment]) -> io::Result<()> {
+    // What it had written and not synced can be read, and from now on others are told of it. The segments before the last one
+    // were synced when that was begun.
     if let Some(last) = segments.last() {
-        durable::sync_file(&last.file)?;
+        durable::sync_file(&last.file).map_err(at)?;
     }
-    durable::sync_dir(folder)
+    Ok(Recovered { index, segments })
 }
 
 fn damaged(path: &Path, what: impl Into<String>) -> LogError {
     LogError::Damaged { path: path.to_owned(), what: what.into() }
+}
+
+fn too_new(path: &Path, what: impl Into<String>) -> LogError {
+    LogError::TooNew { path: path.to_owned(), what: what.into() }
 }
 
 fn read_vote(folder: &Path) -> Result<Option<Vote>, LogError> {
@@ -164,7 +167,10 @@ impl<'a> Reading<'a> {
         let io_error = |source| LogError::Io { path: path.to_owned(), source };
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(io_error)?;
         let bytes = fs::read(path).map_err(io_error)?;
-        let label = record::read_segment_header(&bytes).map_err(|what| damaged(path, what))?;
+        let label = record::read_segment_header(&bytes).map_err(|bad| match bad {
+            BadHeader::Damaged(what) => damaged(path, what),
+            BadHeader::TooNew => too_new(path, "its header"),
+        })?;
         Ok(Self { path, file: Arc::new(file), bytes, at: RECORDS_START, label })
     }
 
@@ -192,7 +198,7 @@ impl<'a> Reading<'a> {
     }
 
     fn entries(&mut self, index: &mut Index) -> Result<(), LogError> {
-        while let Some(Found { record, length, .. }) = self.bytes.get(self.at..).and_then(record::decode) {
+        while let Some(Found { record, length }) = self.bytes.get(self.at..).and_then(record::decode) {
             match record {
                 Record::Entry(entry) => {
                     let place = Place { file: self.file.clone(), offset: self.at as u64, length };
@@ -214,11 +220,11 @@ impl<'a> Reading<'a> {
         if rest.iter().all(|byte| *byte == 0) {
             return Ok(());
         }
+        if record::synced_of(rest).is_some() {
+            return Err(too_new(self.path, format!("the record at byte {}", self.at)));
+        }
         if !is_last {
             return Err(damaged(self.path, format!("at byte {} stands no record", self.at)));
-        }
-        if record::is_whole(rest) {
-            return Err(damaged(self.path, format!("this version of dfs cannot read the record at byte {}", self.at)));
         }
         if let Some(later) = self.later_record_that_vouches() {
             let what = format!("the record at byte {} is not whole, and the one at byte {later} says it was", self.at);
@@ -237,7 +243,7 @@ impl<'a> Reading<'a> {
     fn later_record_that_vouches(&self) -> Option<usize> {
         (self.at + 1..self.bytes.len()).find(|&at| {
             let bytes = self.bytes.get(at..).unwrap_or_default();
-            record::looks_like_one(bytes) && record::decode(bytes).is_some_and(|found| found.synced as usize > self.at)
+            record::looks_like_one(bytes) && record::synced_of(bytes).is_some_and(|synced| synced as usize > self.at)
         })
     }
 

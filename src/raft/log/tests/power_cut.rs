@@ -143,19 +143,29 @@ async fn what_was_not_finished_has_no_part_in_a_start() {
     assert!(!setup.folder.path().join("00000000000000000005.new").exists());
 }
 
-/// What a newer version wrote, or what was not written as it should be, was on stable storage like any other record.
+/// What a newer version wrote was on stable storage like any other record: it is neither a torn end nor damage, for which a node
+/// would give up its place.
 #[tokio::test]
-async fn a_whole_record_that_says_nothing_known_is_no_torn_end() {
+async fn a_whole_record_of_an_unknown_kind_is_left_to_the_newer_version() {
     let mut setup = a_log();
     setup.vote(1).await;
     setup.append([an_entry(1, 0, 10)]).await;
     let Moment { bytes, .. } = setup.moment().await;
-    let mut unknown = bytes[record::RECORDS_START..].to_vec();
-    // Its kind.
-    unknown[2] = 77;
-    record::stamp(&mut unknown, 0);
-    let found = found(setup.folder.path(), &[bytes, unknown, vec![0; 50]].concat());
-    assert!(matches!(found, Err(LogError::Damaged { .. })), "{found:?}");
+    let unknown_since = |synced| {
+        let mut unknown = bytes[record::RECORDS_START..].to_vec();
+        // Its kind.
+        unknown[2] = 77;
+        record::stamp(&mut unknown, synced);
+        unknown
+    };
+    let whole = [&bytes[..], &unknown_since(0), &[0; 50]].concat();
+    let too_new = found(setup.folder.path(), &whole);
+    assert!(matches!(too_new, Err(LogError::TooNew { .. })), "{too_new:?}");
+
+    let mut rotten = [&bytes[..], &unknown_since(bytes.len() as u32), &[0; 50]].concat();
+    rotten[bytes.len() - 1] ^= 1;
+    let damaged = found(setup.folder.path(), &rotten);
+    assert!(matches!(damaged, Err(LogError::Damaged { .. })), "it vouches for those before it: {damaged:?}");
 }
 
 /// A process that was killed may have left what it wrote in the page cache, and names that are not durable: a start that goes on
