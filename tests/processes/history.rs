@@ -9,12 +9,14 @@ use std::{
 
 use dfs::types::{Path, Version};
 
-use crate::payload::Payload;
+use crate::{payload::Payload, recording::Recording};
 
 /// Everything that was acknowledged. A write that failed is *unknown*, never *absent*: it is not in here.
 #[derive(Default)]
 pub struct History {
     inner: Mutex<Inner>,
+    /// What the checker of histories is given: failures too.
+    pub recording: Recording,
 }
 
 #[derive(Default)]

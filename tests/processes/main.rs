@@ -14,4 +14,5 @@ mod lock_failover;
 mod moves;
 mod outcome;
 mod payload;
+mod recording;
 mod workload;

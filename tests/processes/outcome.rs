@@ -9,11 +9,13 @@ use crate::{history::History, payload::Payload, workload};
 
 const CHECKS_AT_ONCE: usize = 16;
 
-/// Everything acknowledged is there, whole and once, and every copy is the same. The cluster is level.
+/// Everything acknowledged is there, whole and once, every copy is the same, and what clients were told has an explanation. The
+/// cluster is level.
 pub async fn expect_promises(client: &Client, history: &History, writers: u64) {
     expect_acknowledged_writes(client, history).await;
     expect_acknowledged_lines(client, history).await;
     expect_equal_copies(client, history, writers).await;
+    history.recording.expect_explained();
 }
 
 async fn expect_acknowledged_writes(client: &Client, history: &History) {

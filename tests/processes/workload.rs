@@ -4,14 +4,15 @@
 use std::{sync::Arc, time::Duration};
 
 use dfs::{
-    client::{Client, Error, Options, ReadOptions, SessionOptions, WriteOptions},
+    check::history::{Condition, Data, Moment, Operation, Outcome},
+    client::{Client, Entry, Error, Options, ReadOptions, Receipt, SessionOptions, WriteOptions},
     status::Reason,
     types::{AsOf, LockMode, Path, Precondition, Version},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio_util::sync::CancellationToken;
 
-use crate::{history::History, payload::Payload};
+use crate::{history::History, payload::Payload, recording};
 
 pub const SHARED_FILES: u64 = 4;
 pub const LOGS: u64 = 2;
@@ -90,13 +91,16 @@ impl Worker {
                 _ => shared_file(self.random.random_range(0..SHARED_FILES)),
             };
             let known = self.history.newest(&path);
+            let invoked = self.history.recording.now();
             match read_newest(&self.client, &path).await {
-                Ok((version, bytes)) => {
-                    let payload = Payload::parse(&bytes);
+                Ok((entry, bytes)) => {
+                    self.record(&path, invoked, Operation::Read, recording::found(&entry, &bytes));
+                    let (version, payload) = (entry.version, Payload::parse(&bytes));
                     assert!(payload.is_ok(), "{path} version {version} is torn: {payload:?}");
                     self.history.read_whole(&path, version, known);
                 }
                 Err(error) if error.reason() == Reason::EntryNotFound => {
+                    self.record(&path, invoked, Operation::Read, Outcome::Absent);
                     self.history.not_found(&path, known);
                     tokio::task::yield_now().await;
                 }
@@ -127,13 +131,25 @@ impl Worker {
         let path = shared_file(self.random.random_range(0..SHARED_FILES));
         let options = SessionOptions { ttl: LEASE, client: format!("worker {}", self.number) };
         let session = self.client.open_session(options).await?;
+        let invoked = self.history.recording.now();
         let guard = session.acquire(&path, LockMode::Exclusive, Some(CLIENT_TIMEOUT), |_| {}).await?;
-        let written = self.replace(&path, guard.precondition()?).await;
+        let token = guard.token();
+        self.record(&path, invoked, Operation::Acquire { shared: false }, Outcome::Granted { token });
+        let precondition = guard.precondition()?;
+        self.history.recording.record_hold(self.number, &path, token);
+        let written = self.replace(&path, precondition).await;
         if written.as_ref().is_err_and(Error::may_have_taken_effect) {
             // Dropped: the lease runs out, and that fences what may still be under way. A release would not.
             return written;
         }
-        guard.release().await?;
+        if session.check().is_ok() {
+            self.history.recording.record_hold(self.number, &path, token);
+        }
+        let invoked = self.history.recording.now();
+        let released = guard.release().await;
+        let outcome = released.as_ref().map_or_else(recording::failed, |()| Outcome::Done);
+        self.record(&path, invoked, Operation::Release { token }, outcome);
+        released?;
         session.close().await?;
         written
     }
@@ -143,7 +159,10 @@ impl Worker {
         let payload = Payload::new(self.number, self.sequence, length);
         let mut options = WriteOptions::replace(precondition);
         options.create_parents = true;
-        let receipt = self.client.write_bytes(path, options, payload.bytes()).await?;
+        let bytes = payload.bytes();
+        let operation =
+            Operation::Replace { data: recording::digest(&bytes), condition: recording::condition(&precondition) };
+        let receipt = self.write_bytes(path, options, bytes, operation).await?;
         assert!(receipt.servers.len() >= 2, "{path} was acknowledged with the copies {:?}", receipt.servers);
         assert_eq!(receipt.size, payload.length as u64, "the receipt of {path}");
         self.history.acknowledged(path, receipt.version, payload);
@@ -155,17 +174,35 @@ impl Worker {
         let line = format!("worker {} line {}\n", self.number, self.sequence);
         let mut options = WriteOptions::append();
         options.create_parents = true;
-        let receipt = self.client.write_bytes(&path, options, line.clone().into_bytes()).await?;
+        let operation = Operation::Append { data: Data::Text { text: line.clone() }, condition: Condition::default() };
+        let receipt = self.write_bytes(&path, options, line.clone().into_bytes(), operation).await?;
         self.history.appended(&path, receipt.version, self.number, line);
         Ok(())
+    }
+
+    async fn write_bytes(
+        &self,
+        path: &Path,
+        options: WriteOptions,
+        bytes: Vec<u8>,
+        operation: Operation,
+    ) -> Result<Receipt, Error> {
+        let invoked = self.history.recording.now();
+        let written = self.client.write_bytes(path, options, bytes).await;
+        self.record(path, invoked, operation, recording::written(&written));
+        written
+    }
+
+    fn record(&self, path: &Path, invoked: Moment, operation: Operation, outcome: Outcome) {
+        self.history.recording.record(self.number, path, invoked, operation, outcome);
     }
 }
 
 /// The newest version and its bytes.
-pub async fn read_newest(client: &Client, path: &Path) -> Result<(Version, Vec<u8>), Error> {
+pub async fn read_newest(client: &Client, path: &Path) -> Result<(Entry, Vec<u8>), Error> {
     let reader = client.read(path, ReadOptions::default()).await?;
-    let version = reader.entry().version;
-    Ok((version, reader.bytes(READ_LIMIT).await?.to_vec()))
+    let entry = reader.entry().clone();
+    Ok((entry, reader.bytes(READ_LIMIT).await?.to_vec()))
 }
 
 pub async fn read_version(client: &Client, path: &Path, version: Version) -> Result<Vec<u8>, Error> {
