@@ -6,9 +6,11 @@
 use stateright::{Model, Property};
 
 use crate::{
+    goals::Goal,
+    joining::{admit, ask_to_join, join, list, refuse_join, take_no_writes},
     properties,
     rules::Rule,
-    state::{Admission, Blob, Claim, Fate, Lead, MIN_IN_SYNC, SERVERS, Set, State},
+    state::{Answer, BLOBS, Blob, Claim, Fate, Lead, MIN_IN_SYNC, SERVERS, Set, State, Work},
     step::{Step, may_ask},
     symmetry,
 };
@@ -23,30 +25,48 @@ pub struct Bounds {
     /// A copy is in the page cache before it is on stable storage, and a crash in between loses it. Without, it is synced in the
     /// step in which it comes: before that nobody but the server itself can tell that it came.
     pub page_cache: bool,
+    /// Stores come to take no writes, and take them again.
+    pub full_disks: bool,
 }
 
 pub struct Protocol {
     bounds: Bounds,
     left_out: Option<Rule>,
+    /// What is looked for, instead of what must always hold.
+    goal: Option<&'static Goal>,
+    /// Steps that do not happen.
+    barred: fn(&State, Step) -> bool,
     steps: Vec<Step>,
 }
 
 impl Protocol {
     /// With all its rules.
     pub fn whole(bounds: Bounds) -> Self {
-        Self { bounds, left_out: None, steps: Step::all(bounds) }
+        Self { bounds, left_out: None, goal: None, barred: |_, _| false, steps: Step::all(bounds) }
     }
 
     pub fn without(rule: Rule, bounds: Bounds) -> Self {
         Self { left_out: Some(rule), ..Self::whole(bounds) }
     }
 
-    fn keeps(&self, rule: Rule) -> bool {
+    pub fn towards(goal: &'static Goal) -> Self {
+        Self { goal: Some(goal), ..Self::whole(goal.bounds) }
+    }
+
+    /// Without the steps that lead there.
+    pub fn barred_from(goal: &'static Goal) -> Self {
+        Self { barred: goal.takes, ..Self::towards(goal) }
+    }
+
+    pub fn keeps(&self, rule: Rule) -> bool {
         self.left_out != Some(rule)
     }
 
     /// The state after the step; `None` where it cannot happen.
     fn after(&self, state: &State, step: Step) -> Option<State> {
+        if (self.barred)(state, step) {
+            return None;
+        }
         let mut next = *state;
         let happens = match step {
             Step::Begin { blob, primary } => begin(&mut next, blob, primary),
@@ -54,16 +74,21 @@ impl Protocol {
             Step::Sync { blob, server } => sync(&mut next, blob, server),
             Step::AskToCommit { blob } => self.ask_to_commit(&mut next, blob),
             Step::Commit { blob, epoch } => self.commit(&mut next, blob, epoch),
+            Step::RefuseCommit { blob } => refuse_commit(&mut next, blob),
+            Step::GiveUp { blob } => self.give_up(&mut next, blob),
             Step::Learn { server } => learn(&mut next, server),
-            Step::Reconfigure { primary, evicted } => reconfigure(&mut next, primary, evicted),
+            Step::Reconfigure { primary, evicted } => self.reconfigure(&mut next, primary, evicted),
             Step::Admit { primary, member } => admit(&mut next, primary, member),
             Step::List { claim } => list(&mut next, claim),
             Step::Fetch { claim, blob } => self.fetch(&mut next, claim, blob),
             Step::AskToJoin { claim } => ask_to_join(&mut next, claim),
             Step::Join { claim } => join(&mut next, claim),
+            Step::RefuseJoin { claim } => refuse_join(&mut next, claim),
             Step::Dismiss { claim } => self.dismiss(&mut next, claim),
             Step::Abandon { blob } => abandon(&mut next, blob),
             Step::Collect { blob } => collect(&mut next, blob),
+            Step::TakeNoWrites { server } => take_no_writes(&mut next, server),
+            Step::TakeWrites { server } => self.take_writes(&mut next, server),
             Step::Discard { blob, server } => self.discard(&mut next, blob, server),
             Step::Crash { server } => crash(&mut next, server),
             Step::Restart { server } => self.restart(&mut next, server),
@@ -89,7 +114,7 @@ impl Protocol {
     }
 
     /// A whole copy has come to a server.
-    fn write(&self, blob: &mut Blob, server: usize) {
+    pub fn write(&self, blob: &mut Blob, server: usize) {
         blob.written = blob.written.with(server);
         if !self.bounds.page_cache {
             blob.sync(server);
@@ -97,19 +122,13 @@ impl Protocol {
     }
 
     fn ask_to_commit(&self, state: &mut State, blob: usize) -> bool {
-        let Some(primary) = state.blobs[blob].begun_by.filter(|_| state.blobs[blob].running) else { return false };
+        let Some(primary) = state.blobs[blob].begun_by.filter(|_| state.blobs[blob].is_running()) else { return false };
         let Some(lead) = state.lead(primary) else { return false };
         let joiners = self.joiners(state, primary);
         let blob = &mut state.blobs[blob];
         blob.asked_at = blob.asked_at.with(usize::from(lead.epoch));
+        blob.answer = Answer::Missing;
         may_ask(lead.in_sync, joiners, blob.acknowledged, MIN_IN_SYNC)
-    }
-
-    /// The members that a primary's commits wait for though they are not in sync.
-    fn joiners(&self, state: &State, primary: usize) -> Set {
-        let joiners = state.open_claims().filter(|(_, claim)| claim.primary == primary && claim.counts);
-        let counted = joiners.filter(|(_, claim)| claim.asked || self.keeps(Rule::CountBeforeListing));
-        Set::of(counted.map(|(_, claim)| claim.member).filter(|_| self.keeps(Rule::WaitForTheJoiner)))
     }
 
     fn commit(&self, state: &mut State, blob: usize, epoch: u8) -> bool {
@@ -125,7 +144,6 @@ impl Protocol {
             before.fate = Fate::Garbage;
         }
         state.blobs[blob].fate = Fate::Needed;
-        state.unlawful_commit |= !is_lawful;
         true
     }
 
@@ -133,22 +151,12 @@ impl Protocol {
         fate == Fate::Unknown || (fate == Fate::Abandoned && !self.keeps(Rule::RefuseTheAbandoned))
     }
 
-    fn fetch(&self, state: &mut State, number: usize, blob: usize) -> bool {
-        let Claim::Open(claim) = state.claims[number] else { return false };
-        let both_up = state.is_up(claim.primary) && state.is_up(claim.member);
-        let blob_is_listed = claim.lacked.is_some_and(|lacked| lacked.has(blob));
+    fn give_up(&self, state: &mut State, blob: usize) -> bool {
         let blob = &mut state.blobs[blob];
-        let can = blob.durable.has(claim.primary) && !blob.durable.has(claim.member);
-        self.write(blob, claim.member);
-        both_up && blob_is_listed && can
-    }
-
-    fn dismiss(&self, state: &mut State, number: usize) -> bool {
-        let Claim::Open(claim) = &mut state.claims[number] else { return false };
-        let may_go = !claim.asked || !self.keeps(Rule::KeepTheJoinerThatWasAsked);
-        let happens = claim.counts && may_go;
-        claim.counts = false;
-        happens
+        let was_running = blob.is_running();
+        let is_certain = blob.answer != Answer::Missing || !self.keeps(Rule::AwaitAnswersBeforeDiscarding);
+        blob.work = Work::GivenUp;
+        was_running && is_certain
     }
 
     fn discard(&self, state: &mut State, blob: usize, server: usize) -> bool {
@@ -160,10 +168,7 @@ impl Protocol {
         let guesses = !self.keeps(Rule::AskBeforeCollecting) && blob.begun_by != Some(server);
         blob.durable = blob.durable.without(server);
         blob.written = blob.written.without(server);
-        if !is_settled {
-            blob.discarded = blob.discarded.with(server);
-        }
-        is_up && has_it && (is_settled || guesses)
+        is_up && has_it && (is_settled || guesses || blob.work == Work::GivenUp)
     }
 
     fn restart(&self, state: &mut State, server: usize) -> bool {
@@ -176,27 +181,60 @@ impl Protocol {
         was_down
     }
 
+    fn reconfigure(&self, state: &mut State, primary: usize, evicted: Option<usize>) -> bool {
+        let before = state.config;
+        let in_sync = evicted.map_or(before.in_sync, |server| before.in_sync.without(server));
+        state.config.in_sync = in_sync;
+        state.config.primary = primary;
+        state.config.epoch += u8::from(self.keeps(Rule::NewEpochAtEachChange));
+        let changes = in_sync != before.in_sync || (evicted.is_none() && primary != before.primary);
+        let leads_from_the_set = in_sync.has(primary) || !self.keeps(Rule::LeadFromTheSet);
+        let keeps_the_minimum = in_sync.count() >= MIN_IN_SYNC || !self.keeps(Rule::KeepTheMinimum);
+        changes && leads_from_the_set && keeps_the_minimum
+    }
+
+    /// No version is made of it, nor will be: whoever still has it may as well have thrown it away.
+    fn is_dead(&self, blob: &Blob) -> bool {
+        let is_over = !blob.is_running() && blob.begun_by.is_some() && blob.asked_at.count() == 0;
+        let is_nobodys = matches!(blob.fate, Fate::Unknown | Fate::Abandoned | Fate::Deleting);
+        is_over && is_nobodys
+    }
+
     /// Two states that differ only in what can have no effect any more are one.
     fn tidy(&self, mut state: State) -> State {
         for blob in state.blobs.iter_mut().filter(|blob| !self.may_be_committed(blob.fate)) {
-            (blob.running, blob.acknowledged, blob.asked_at) = Default::default();
+            (blob.asked_at, blob.answer) = Default::default();
+            if blob.is_running() || matches!(blob.fate, Fate::Deleting | Fate::Abandoned) {
+                blob.work = Work::None;
+            }
         }
         let is_over = |asked: u8| asked < state.config.epoch && self.keeps(Rule::CommitAtTheEpoch);
         for blob in &mut state.blobs {
             let over = (1..=self.bounds.epochs).filter(|asked| is_over(*asked));
             blob.asked_at = over.fold(blob.asked_at, |left, asked| left.without(usize::from(asked)));
+            if !blob.is_running() {
+                blob.acknowledged = Set::default();
+            }
+            if self.goal.is_none() && (!blob.is_running() || blob.answer == Answer::Refused) {
+                blob.answer = Answer::Unasked;
+            }
+        }
+        let dead = Set::of((0..BLOBS).filter(|blob| self.goal.is_none() && self.is_dead(&state.blobs[*blob])));
+        for blob in dead.members() {
+            state.blobs[blob] = Blob { begun_by: Some(state.config.primary), fate: Fate::Deleting, ..Blob::default() };
         }
         for claim in &mut state.claims {
-            if let Claim::Open(open) = claim
-                && !open.counts
-                && (!open.asked || open.epoch < state.config.epoch)
-            {
+            let Claim::Open(open) = claim else { continue };
+            open.lacked = open.lacked.map(|lacked| dead.members().fold(lacked, Set::without));
+            open.refused &= open.counts;
+            open.lacked_committed &= self.goal.is_some();
+            if !open.counts && (!open.asked || open.epoch < state.config.epoch) {
                 *claim = Claim::Spent;
             }
         }
         state.claims.sort_unstable();
-        // A path to what fails without a rule is easier to follow when everybody keeps their number.
-        if self.left_out.is_none() { symmetry::renumbered(&state) } else { state }
+        // A path is easier to follow, and a goal easier to say, when everybody keeps their number.
+        if self.left_out.is_none() && self.goal.is_none() { symmetry::renumbered(&state) } else { state }
     }
 }
 
@@ -205,7 +243,7 @@ fn begin(state: &mut State, blob: usize, primary: usize) -> bool {
     // The blobs are alike: the first one first.
     let is_next = state.blobs.iter().position(|blob| blob.begun_by.is_none()) == Some(blob);
     state.blobs[blob].begun_by = Some(primary);
-    state.blobs[blob].running = true;
+    state.blobs[blob].work = Work::Running;
     leads && is_next
 }
 
@@ -215,6 +253,14 @@ fn sync(state: &mut State, blob: usize, server: usize) -> bool {
     let was_written = blob.written.has(server);
     blob.sync(server);
     is_up && was_written
+}
+
+fn refuse_commit(state: &mut State, blob: usize) -> bool {
+    let blob = &mut state.blobs[blob];
+    // What may still be met is not forgotten, and what was committed is never refused.
+    let is_refused = blob.fate == Fate::Unknown && blob.asked_at.count() == 0;
+    let before = std::mem::replace(&mut blob.answer, Answer::Refused);
+    blob.is_running() && is_refused && before == Answer::Missing
 }
 
 fn learn(state: &mut State, server: usize) -> bool {
@@ -231,56 +277,6 @@ fn learn(state: &mut State, server: usize) -> bool {
         }
     }
     leads && is_news
-}
-
-fn reconfigure(state: &mut State, primary: usize, evicted: Option<usize>) -> bool {
-    let before = state.config;
-    let in_sync = evicted.map_or(before.in_sync, |server| before.in_sync.without(server));
-    state.config.in_sync = in_sync;
-    state.config.primary = primary;
-    state.config.epoch += 1;
-    let changes = in_sync != before.in_sync || (evicted.is_none() && primary != before.primary);
-    changes && in_sync.has(primary) && in_sync.count() >= MIN_IN_SYNC
-}
-
-fn admit(state: &mut State, primary: usize, member: usize) -> bool {
-    let Some(lead) = state.lead(primary) else { return false };
-    let Some(number) = state.claims.iter().position(|claim| *claim == Claim::Unused) else { return false };
-    let is_joining = state.open_claims().any(|(_, claim)| (claim.primary, claim.member) == (primary, member));
-    let admission = Admission { primary, member, epoch: lead.epoch, counts: true, lacked: None, asked: false };
-    state.claims[number] = Claim::Open(admission);
-    member != primary && !lead.in_sync.has(member) && !is_joining && state.is_up(member)
-}
-
-fn list(state: &mut State, number: usize) -> bool {
-    let Claim::Open(mut claim) = state.claims[number] else { return false };
-    let both_up = state.is_up(claim.primary) && state.is_up(claim.member);
-    let blobs = state.blobs.iter().enumerate();
-    let lacked = blobs.filter(|(_, blob)| blob.durable.has(claim.primary) && !blob.durable.has(claim.member));
-    let before = claim.lacked.replace(Set::of(lacked.map(|(blob, _)| blob)));
-    state.claims[number] = Claim::Open(claim);
-    both_up && before.is_none()
-}
-
-fn ask_to_join(state: &mut State, number: usize) -> bool {
-    let Claim::Open(mut claim) = state.claims[number] else { return false };
-    let Some(lacked) = claim.lacked else { return false };
-    // What is gone at the primary was not needed.
-    let blobs = state.blobs.iter().enumerate().filter(|(blob, _)| lacked.has(*blob));
-    let is_level = blobs.map(|(_, blob)| blob.durable).all(|at| at.has(claim.member) || !at.has(claim.primary));
-    let is_current = state.lead(claim.primary).is_some_and(|lead| lead.epoch == claim.epoch);
-    let is_up = state.is_up(claim.member);
-    let was_asked = std::mem::replace(&mut claim.asked, true);
-    state.claims[number] = Claim::Open(claim);
-    is_up && is_level && is_current && claim.counts && !was_asked
-}
-
-fn join(state: &mut State, number: usize) -> bool {
-    let Claim::Open(claim) = state.claims[number] else { return false };
-    let is_current = claim.epoch == state.config.epoch && claim.primary == state.config.primary;
-    state.config.in_sync = state.config.in_sync.with(claim.member);
-    state.config.epoch += 1;
-    claim.asked && is_current
 }
 
 fn abandon(state: &mut State, blob: usize) -> bool {
@@ -303,7 +299,9 @@ fn crash(state: &mut State, server: usize) -> bool {
     state.servers[server].leads = None;
     for blob in &mut state.blobs {
         blob.written = blob.written.without(server);
-        blob.running &= blob.begun_by != Some(server);
+        if blob.begun_by == Some(server) && blob.is_running() {
+            blob.work = Work::None;
+        }
     }
     for claim in &mut state.claims {
         if let Claim::Open(ended) = claim {
@@ -338,10 +336,9 @@ impl Model for Protocol {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        let mut properties = properties::all();
-        if self.bounds.blobs > 1 {
-            properties.extend(properties::superseding());
+        match self.goal {
+            Some(goal) => vec![Property::sometimes(goal.name, goal.is_reached)],
+            None => properties::all(),
         }
-        properties
     }
 }

@@ -17,40 +17,69 @@ pub enum Rule {
     SyncBeforeAcknowledging,
     /// A copy is thrown away when the Directory has said that nobody needs it (`fileserver::settle`).
     AskBeforeCollecting,
+    /// A primary has the copies of its own write thrown away only if every commit it asked for was answered
+    /// (`write::finish::Finish::uncertain`).
+    AwaitAnswersBeforeDiscarding,
+    /// Every change of a configuration raises its epoch (`directory::group::next_epoch`).
+    NewEpochAtEachChange,
     /// A primary that starts again gets a new epoch (`directory::membership::register`).
     NewEpochAfterRestart,
+    /// So do the groups that a member out of sync belongs to when its store takes writes again
+    /// (`directory::membership::mark_writable`).
+    NewEpochForTheWritable,
     /// What the Directory has said is abandoned it never commits (`directory::blobs::check_new`).
     RefuseTheAbandoned,
+    /// Nobody leaves an in-sync set that cannot spare them (`directory::group::leave`).
+    KeepTheMinimum,
+    /// Only a member in sync becomes primary (`directory::group::elect`).
+    LeadFromTheSet,
 }
 
 impl Rule {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 13] = [
         Self::CommitAtTheEpoch,
         Self::WaitForTheJoiner,
         Self::KeepTheJoinerThatWasAsked,
         Self::CountBeforeListing,
         Self::SyncBeforeAcknowledging,
         Self::AskBeforeCollecting,
+        Self::AwaitAnswersBeforeDiscarding,
+        Self::NewEpochAtEachChange,
         Self::NewEpochAfterRestart,
+        Self::NewEpochForTheWritable,
         Self::RefuseTheAbandoned,
+        Self::KeepTheMinimum,
+        Self::LeadFromTheSet,
     ];
 
     /// The property that breaks when the rule is left out.
     pub fn what_fails_without(self) -> &'static str {
         match self {
-            Self::CommitAtTheEpoch => properties::ONLY_THE_PRIMARY_COMMITS,
-            Self::AskBeforeCollecting => properties::NOTHING_NEEDED_IS_COLLECTED,
-            Self::WaitForTheJoiner
+            Self::CommitAtTheEpoch
+            | Self::WaitForTheJoiner
             | Self::KeepTheJoinerThatWasAsked
             | Self::CountBeforeListing
             | Self::SyncBeforeAcknowledging
+            | Self::AskBeforeCollecting
+            | Self::AwaitAnswersBeforeDiscarding
             | Self::NewEpochAfterRestart
+            | Self::NewEpochForTheWritable
             | Self::RefuseTheAbandoned => properties::COMMITTED_IS_DURABLE,
+            Self::NewEpochAtEachChange => properties::LED_ALONE,
+            Self::KeepTheMinimum => properties::MINIMUM_IS_KEPT,
+            Self::LeadFromTheSet => properties::PRIMARY_IS_IN_SYNC,
         }
     }
 
     /// What is enough to see that.
     pub fn shown_by(self) -> Bounds {
-        Bounds { blobs: 1, epochs: 3, claims: 1, crashes: 1, page_cache: self == Self::SyncBeforeAcknowledging }
+        Bounds {
+            blobs: 1,
+            epochs: 3,
+            claims: 1,
+            crashes: u8::from(matches!(self, Self::SyncBeforeAcknowledging | Self::NewEpochAfterRestart)),
+            page_cache: self == Self::SyncBeforeAcknowledging,
+            full_disks: self == Self::NewEpochForTheWritable,
+        }
     }
 }

@@ -26,6 +26,10 @@ impl Set {
         self.0 & 1 << item != 0
     }
 
+    pub fn members(self) -> impl Iterator<Item = usize> {
+        (0..8).filter(move |item| self.has(*item))
+    }
+
     pub fn with(self, item: usize) -> Self {
         Self(self.0 | 1 << item)
     }
@@ -34,7 +38,7 @@ impl Set {
         Self(self.0 & !(1 << item))
     }
 
-    pub fn and(self, other: Self) -> Self {
+    pub fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
@@ -53,6 +57,8 @@ pub struct Config {
     pub epoch: u8,
     pub primary: usize,
     pub in_sync: Set,
+    /// Members out of sync whose stores take no writes: it counts none of them in.
+    pub unwritable: Set,
 }
 
 /// A server's process.
@@ -84,23 +90,44 @@ pub enum Fate {
     Abandoned,
 }
 
+/// What the primary that began a write makes of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Work {
+    /// Nothing: it was not begun, its process ended, or it is known what became of it.
+    #[default]
+    None,
+    Running,
+    /// It has failed for good, and whoever has a copy was told to throw it away.
+    GivenUp,
+}
+
+/// What the primary knows of its requests to commit a blob.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Answer {
+    /// It made none.
+    #[default]
+    Unasked,
+    /// One at least was not answered.
+    Missing,
+    /// Each was refused.
+    Refused,
+}
+
 /// A blob and the write that it belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Blob {
     /// The server that began the write, as primary.
     pub begun_by: Option<usize>,
-    /// Its process still works on it.
-    pub running: bool,
+    pub work: Work,
     /// Servers that have it in their page cache.
     pub written: Set,
     /// Servers that have it on stable storage.
     pub durable: Set,
     /// Servers that have said so.
     pub acknowledged: Set,
-    /// Servers that threw a copy away that nobody had told them to.
-    pub discarded: Set,
     /// The epochs at which the Directory was asked to commit it.
     pub asked_at: Set,
+    pub answer: Answer,
     pub fate: Fate,
 }
 
@@ -114,7 +141,7 @@ pub enum Claim {
     Spent,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Admission {
     pub primary: usize,
     pub member: usize,
@@ -124,8 +151,12 @@ pub struct Admission {
     pub counts: bool,
     /// What the primary had and the member lacked, when the member listed it.
     pub lacked: Option<Set>,
+    /// Some of that was committed already.
+    pub lacked_committed: bool,
     /// The Directory has been asked to count the member in.
     pub asked: bool,
+    /// It has said no, to a request that may come again.
+    pub refused: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -135,11 +166,13 @@ pub struct State {
     pub blobs: [Blob; BLOBS],
     pub claims: [Claim; CLAIMS],
     pub crashes: u8,
-    /// A commit was made for somebody who was not the primary of the present epoch.
-    pub unlawful_commit: bool,
 }
 
 impl Blob {
+    pub fn is_running(&self) -> bool {
+        self.work == Work::Running
+    }
+
     /// A server has put its copy on stable storage, and says so.
     pub fn sync(&mut self, server: usize) {
         self.written = self.written.without(server);
@@ -151,12 +184,12 @@ impl Blob {
 impl State {
     /// A group at its first epoch, led by server 0, with these in sync.
     pub fn at_first(in_sync: Set, claim_count: usize) -> Self {
-        let config = Config { epoch: 1, primary: 0, in_sync };
+        let config = Config { epoch: 1, primary: 0, in_sync, unwritable: Set::default() };
         let mut servers = [Server::default(); SERVERS];
         servers[0].leads = Some(Lead { epoch: 1, in_sync });
         let mut claims = [Claim::Spent; CLAIMS];
         claims[..claim_count].fill(Claim::Unused);
-        Self { config, servers, blobs: Default::default(), claims, crashes: 0, unlawful_commit: false }
+        Self { config, servers, blobs: Default::default(), claims, crashes: 0 }
     }
 
     pub fn is_up(&self, server: usize) -> bool {

@@ -22,9 +22,10 @@ fn character(state: &State, server: usize) -> u64 {
     let lead = process.leads.map_or(0, |lead| u64::from(lead.epoch) * 8 + u64::from(lead.in_sync.count()));
     let mut said = Said(lead);
     said.say(state.config.primary == server).say(state.config.in_sync.has(server)).say(process.down);
+    said.say(state.config.unwritable.has(server));
     for blob in &state.blobs {
         said.say(blob.begun_by == Some(server)).say(blob.written.has(server)).say(blob.durable.has(server));
-        said.say(blob.acknowledged.has(server)).say(blob.discarded.has(server));
+        said.say(blob.acknowledged.has(server));
     }
     for claim in &state.claims {
         if let Claim::Open(claim) = claim {
@@ -50,6 +51,7 @@ fn with_numbers(state: &State, numbers: [usize; SERVERS]) -> State {
     let mut next = *state;
     next.config.primary = numbers[state.config.primary];
     next.config.in_sync = set(state.config.in_sync);
+    next.config.unwritable = set(state.config.unwritable);
     for (server, number) in numbers.into_iter().enumerate() {
         next.servers[number] = state.servers[server];
         if let Some(lead) = &mut next.servers[number].leads {
@@ -58,7 +60,7 @@ fn with_numbers(state: &State, numbers: [usize; SERVERS]) -> State {
     }
     for blob in &mut next.blobs {
         blob.begun_by = blob.begun_by.map(|server| numbers[server]);
-        for copies in [&mut blob.written, &mut blob.durable, &mut blob.acknowledged, &mut blob.discarded] {
+        for copies in [&mut blob.written, &mut blob.durable, &mut blob.acknowledged] {
             *copies = set(*copies);
         }
     }
