@@ -3,11 +3,12 @@
 //! A history is a file of JSON, a [`Call`] a line, so that whoever doubts a verdict can check it by other means, and so
 //! that histories of other programs can be checked here.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{FencingToken, Path, Revision, Version, crc32c, crc32c_combine};
+pub use super::line::BadCall;
+use crate::types::{FencingToken, Path, Revision, Version, crc32c};
 
 /// Nanoseconds since the history began, by one clock that never goes back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -34,6 +35,10 @@ pub struct Call {
     /// When the client was told, or gave up.
     #[serde(rename = "returnedNs")]
     pub returned: Moment,
+    /// What tells the store that a write is a repeat of another, which it then answers as it answered that one: the two
+    /// happen once. A repeat has all that the first had but its number and its moments. `None`: no call repeats this one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub write_id: Option<String>,
     pub operation: Operation,
     pub outcome: Outcome,
 }
@@ -101,6 +106,8 @@ pub enum Outcome {
     /// What a read found; the checksum is that of the bytes that came.
     Found {
         version: Version,
+        /// Of the change that made the file what it was: the version's write, or a later one of what goes with it, such as
+        /// its permissions. Of two changes the later one has the higher revision.
         revision: Revision,
         size: u64,
         crc32c: u32,
@@ -115,7 +122,8 @@ pub enum Outcome {
     /// It did not happen, and never will.
     Refused {
         reason: String,
-        /// The version that the file had instead of the expected one.
+        /// The version that the file had instead of the expected one; 0 if there was none, and so for a delete or a patch
+        /// that found nothing, whatever it expected. `None`: the refusal tells nothing of the file.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         current: Option<Version>,
     },
@@ -144,10 +152,18 @@ impl Digest {
     pub fn of(bytes: &[u8]) -> Self {
         Self { size: bytes.len() as u64, crc32c: crc32c(bytes) }
     }
+}
 
-    /// Of these bytes followed by others.
-    pub fn then(self, next: Self) -> Self {
-        Self { size: self.size + next.size, crc32c: crc32c_combine(self.crc32c, next.crc32c, next.size) }
+impl Operation {
+    /// What must hold for it, if it is a write.
+    pub fn condition(&self) -> Option<Condition> {
+        match self {
+            Self::Replace { condition, .. }
+            | Self::Append { condition, .. }
+            | Self::Patch { condition, .. }
+            | Self::Delete { condition } => Some(*condition),
+            Self::Read | Self::Acquire { .. } | Self::Hold { .. } | Self::Release { .. } => None,
+        }
     }
 }
 
@@ -159,36 +175,19 @@ impl Data {
         }
     }
 
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Text { text } => text.len() as u64,
+            Self::Digest { size, .. } => *size,
+        }
+    }
+
     /// `None`: not kept.
     pub fn bytes(&self) -> Option<&[u8]> {
         match self {
             Self::Text { text } => Some(text.as_bytes()),
             Self::Digest { .. } => None,
         }
-    }
-}
-
-impl Call {
-    /// The line of a history; no line break at its end.
-    pub fn to_line(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string(self)
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum BadCall {
-    #[error(transparent)]
-    Malformed(#[from] serde_json::Error),
-    #[error("call {number} returned before it was invoked")]
-    BackInTime { number: u64 },
-}
-
-impl FromStr for Call {
-    type Err = BadCall;
-
-    fn from_str(line: &str) -> Result<Self, Self::Err> {
-        let call: Self = serde_json::from_str(line)?;
-        if call.returned < call.invoked { Err(BadCall::BackInTime { number: call.number }) } else { Ok(call) }
     }
 }
 
@@ -265,45 +264,5 @@ mod as_text {
 
     pub fn deserialize<'a, D: Deserializer<'a>>(deserializer: D) -> Result<Path, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_says_all_of_a_call() {
-        let condition = Condition { if_version: Some(Version(3)), token: Some(FencingToken(9)) };
-        let call = Call {
-            number: 7,
-            client: 2,
-            path: "/t/a".parse().unwrap(),
-            invoked: Moment(1_000_002_000),
-            returned: Moment(2_000_000_000),
-            operation: Operation::Append { data: Data::Text { text: "x\n".to_owned() }, condition },
-            outcome: Outcome::Written { version: Version(4), revision: Revision(70), size: 5, crc32c: 6, offset: 3 },
-        };
-        let line = call.to_line().unwrap();
-        assert!(
-            line.contains(r#""operation":{"kind":"append","data":{"text":"x\n"},"ifVersion":3,"token":9}"#),
-            "{line}"
-        );
-        assert_eq!(line.parse::<Call>().unwrap(), call);
-        let text = call.to_string();
-        assert!(text.starts_with("1.000002 s to 2.000000 s  client 2: append of 2 bytes"), "{text}");
-    }
-
-    #[test]
-    fn a_line_that_makes_no_sense_is_an_error() {
-        let call = |path: &str, returned: u64| {
-            format!(
-                r#"{{"number":1,"client":1,"path":"{path}","invokedNs":5,"returnedNs":{returned},"operation":{{"kind":"read"}},"outcome":{{"kind":"absent"}}}}"#
-            )
-        };
-        assert!(call("/a", 5).parse::<Call>().is_ok());
-        assert!(matches!(call("/a", 4).parse::<Call>(), Err(BadCall::BackInTime { number: 1 })));
-        assert!(call("a", 5).parse::<Call>().is_err());
-        assert!("{".parse::<Call>().is_err());
     }
 }

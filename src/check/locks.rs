@@ -6,7 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use super::history::{Call, Moment, Operation, Outcome};
+use super::{
+    act::Act,
+    history::{Call, Moment, Operation, Outcome},
+};
 use crate::types::FencingToken;
 
 /// Two holders that cannot both be right.
@@ -76,9 +79,9 @@ impl<'a> Before<'a> {
     }
 }
 
-/// The first conflict among the calls on one path, if there is one.
-pub fn check<'a>(calls: &[&'a Call]) -> Option<Conflict<'a>> {
-    let mut holds = holds(calls);
+/// The first conflict among what happened on one path, if there is one.
+pub fn check<'a>(acts: &[Act<'a>]) -> Option<Conflict<'a>> {
+    let mut holds = holds(acts);
     holds.sort_by_key(|hold| (hold.begin(), hold.token));
     let (mut exclusive, mut all) = (Before::default(), Before::default());
     for hold in &holds {
@@ -96,9 +99,9 @@ pub fn check<'a>(calls: &[&'a Call]) -> Option<Conflict<'a>> {
 }
 
 /// Those that were ever proven.
-fn holds<'a>(calls: &[&'a Call]) -> Vec<Hold<'a>> {
+fn holds<'a>(acts: &[Act<'a>]) -> Vec<Hold<'a>> {
     let mut proofs: BTreeMap<(u32, FencingToken), &Call> = BTreeMap::new();
-    for &call in calls {
+    for &call in acts.iter().flat_map(|act| &act.calls) {
         if let (&Operation::Hold { token }, Outcome::Done) = (&call.operation, &call.outcome) {
             let proof = proofs.entry((call.client, token)).or_insert(call);
             if proof.invoked < call.invoked {
@@ -106,12 +109,13 @@ fn holds<'a>(calls: &[&'a Call]) -> Vec<Hold<'a>> {
             }
         }
     }
-    let granted = |&grant: &&'a Call| {
-        let (&Operation::Acquire { shared }, &Outcome::Granted { token }) = (&grant.operation, &grant.outcome) else {
+    let granted = |act: &Act<'a>| {
+        let (&Operation::Acquire { shared }, &Outcome::Granted { token }) = (act.operation, act.outcome) else {
             return None;
         };
-        let proof = proofs.get(&(grant.client, token))?;
+        let grant = *act.calls.iter().min_by_key(|call| call.returned)?;
+        let proof = proofs.get(&(act.client, token))?;
         Some(Hold { grant, proof, token, is_shared: shared })
     };
-    calls.iter().filter_map(granted).collect()
+    acts.iter().filter_map(granted).collect()
 }

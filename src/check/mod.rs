@@ -1,16 +1,20 @@
 //! Whether what clients were told can be true: a checker of histories, for our own tests and for users.
 //!
 //! It holds a history of calls and returns against the promises: each file behaves as a single copy would, a lock has one
-//! holder at a time, tokens rise, and no write happens under a token older than one that was granted. It needs nothing but
-//! the history; that a call's end is unknown is part of it, and never held against the store. A history that cannot be decided within
-//! [`Bounds`] is said to be undecided, never to be good.
+//! holder at a time, tokens rise, no write happens under a token older than one that was granted, and a write that is
+//! repeated under its id happens once. It needs nothing but the history; that a call's end is unknown is part of it, and
+//! never held against the store. A history that cannot be decided within [`Bounds`] is said to be undecided, never to be good.
 //!
-//! Deliberately absent: any knowledge of how the store works, and any clock or network.
+//! Deliberately absent: any knowledge of how the store works, and any clock or network. Not looked at: whether calls
+//! succeed at all (a store that fails every read breaks no promise here; [`Report::failed_read_count`] tells), reads of a
+//! version or a moment that is named, folders, and what ties paths together, such as moves and copies.
 //!
 //! The modules, in reading order:
 
 pub mod history;
+mod line;
 
+mod act;
 mod search;
 mod timeline;
 
@@ -18,6 +22,8 @@ mod content;
 mod register;
 
 mod locks;
+
+mod cuts;
 mod shrink;
 
 #[cfg(test)]
@@ -27,10 +33,11 @@ use std::{collections::BTreeMap, fmt};
 
 pub use self::search::Bounds;
 use self::{
-    history::Call,
+    act::{Act, acts},
+    history::{Call, Operation, Outcome},
     locks::ConflictKind,
     register::{Register, is_checked},
-    search::{Found, Model, Timed, search},
+    search::{Found, Model, search},
     shrink::{Excerpt, find_piece, shrink},
 };
 use crate::types::Path;
@@ -40,6 +47,8 @@ use crate::types::Path;
 pub struct Report {
     /// Paths that were looked at, each by itself.
     pub path_count: usize,
+    /// Reads without an answer, or whose answer was an error: nothing is known from them.
+    pub failed_read_count: usize,
     /// At most one a path and kind.
     pub violations: Vec<Violation>,
     /// Paths whose search hit a bound.
@@ -67,13 +76,13 @@ pub struct Violation {
 pub enum ViolationKind {
     /// No order of the calls explains their answers.
     NoOrder {
-        /// Until the call of this number returned, there was one.
-        last: u64,
         /// Whatever was there before the first of the calls.
         is_from_any_state: bool,
     },
     TwoHolders,
     TokenWentBack,
+    /// Attempts of one write were told different things.
+    TwoAnswers,
 }
 
 impl Report {
@@ -93,6 +102,7 @@ impl ViolationKind {
             Self::NoOrder { .. } => "NO_ORDER",
             Self::TwoHolders => "TWO_HOLDERS",
             Self::TokenWentBack => "TOKEN_WENT_BACK",
+            Self::TwoAnswers => "TWO_ANSWERS",
         }
     }
 }
@@ -100,35 +110,52 @@ impl ViolationKind {
 impl fmt::Display for ViolationKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoOrder { is_from_any_state: true, .. } => {
+            Self::NoOrder { is_from_any_state: true } => {
                 f.write_str("no order of these calls explains their answers, whatever the file was before")
             }
-            Self::NoOrder { is_from_any_state: false, .. } => {
-                f.write_str("no order of these calls explains their answers")
-            }
+            Self::NoOrder { is_from_any_state: false } => f.write_str("no order of these calls explains their answers"),
             Self::TwoHolders => f.write_str("two clients held the lock at one moment"),
             Self::TokenWentBack => f.write_str("the later holder of the lock has the older token"),
+            Self::TwoAnswers => f.write_str("one write was answered in two ways"),
         }
     }
 }
 
 /// Checks a history that began when none of its paths existed. Calls may be in any order. The bounds hold for each search.
+///
+/// Calls that are not in the history look like the store's mistakes. So leave out each path that anyone else writes, or
+/// that is moved, copied to or restored, and each whose lock an administrator breaks; or else be told of a violation that
+/// is none, as `TWO_HOLDERS` of a lock that was broken while its holder still had its lease.
 pub fn check(calls: &[Call], bounds: Bounds) -> Report {
     let mut paths: BTreeMap<&Path, Vec<&Call>> = BTreeMap::new();
     for call in calls {
         paths.entry(&call.path).or_default().push(call);
     }
-    let mut report = Report { path_count: paths.len(), ..Report::default() };
+    let failed_read_count = calls.iter().filter(|call| is_failed_read(call)).count();
+    let mut report = Report { path_count: paths.len(), failed_read_count, ..Report::default() };
     for (path, mut calls) in paths {
         calls.sort_by_key(|call| (call.invoked, call.number));
-        check_locks(path, &calls, &mut report);
-        check_file(path, &calls, bounds, &mut report);
+        let acts = acts(&calls);
+        check_answers(path, &acts, &mut report);
+        check_locks(path, &acts, &mut report);
+        check_file(path, &acts, bounds, &mut report);
     }
     report
 }
 
-fn check_locks(path: &Path, calls: &[&Call], report: &mut Report) {
-    if let Some(conflict) = locks::check(calls) {
+fn is_failed_read(call: &Call) -> bool {
+    call.operation == Operation::Read && matches!(call.outcome, Outcome::Refused { .. } | Outcome::Unknown { .. })
+}
+
+fn check_answers(path: &Path, acts: &[Act<'_>], report: &mut Report) {
+    if let Some(calls) = acts.iter().find_map(Act::contradiction) {
+        let (kind, calls) = (ViolationKind::TwoAnswers, calls.map(Call::clone).into());
+        report.violations.push(Violation { path: path.clone(), kind, calls });
+    }
+}
+
+fn check_locks(path: &Path, acts: &[Act<'_>], report: &mut Report) {
+    if let Some(conflict) = locks::check(acts) {
         let kind = match conflict.kind {
             ConflictKind::TwoHolders => ViolationKind::TwoHolders,
             ConflictKind::TokenWentBack => ViolationKind::TokenWentBack,
@@ -138,31 +165,26 @@ fn check_locks(path: &Path, calls: &[&Call], report: &mut Report) {
     }
 }
 
-fn check_file(path: &Path, calls: &[&Call], bounds: Bounds, report: &mut Report) {
-    let timed: Vec<_> = calls.iter().filter(|call| is_checked(call)).map(|&call| timed(call)).collect();
-    let found = find_piece(&Register, &timed, bounds).map_or_else(
-        || match search(&Register, Register.initial(), &timed, bounds) {
-            Found::Order => Ok(None),
-            Found::Undecided => Err(path.clone()),
-            Found::NoOrder { .. } => Ok(Some(shrink(&Register, &timed, bounds))),
-        },
-        |piece| Ok(Some(piece)),
-    );
-    match found {
-        Ok(None) => {}
-        Ok(Some(excerpt)) => report.violations.push(violation(path, &timed, excerpt)),
-        Err(path) => report.undecided.push(path),
+fn check_file(path: &Path, acts: &[Act<'_>], bounds: Bounds, report: &mut Report) {
+    let acts: Vec<_> = acts.iter().filter(|act| is_checked(act)).collect();
+    let timed: Vec<_> = acts.iter().map(|act| act.timed()).collect();
+    let register = Register::new(&acts);
+    if let Some(piece) = find_piece(&register, &timed, bounds) {
+        report.violations.push(violation(path, &acts, piece));
+        return;
+    }
+    match search(&register, register.initial(), &timed, bounds) {
+        Found::Order => {}
+        Found::Undecided => report.undecided.push(path.clone()),
+        Found::NoOrder { .. } => {
+            report.violations.push(violation(path, &acts, shrink(&register, &timed, bounds)));
+        }
     }
 }
 
-fn violation(path: &Path, timed: &[Timed<Call>], Excerpt { calls, last, is_from_any_state }: Excerpt) -> Violation {
-    let call = |place: usize| timed.get(place).map(|timed| timed.operation.clone());
-    let last = call(last).map_or(0, |call| call.number);
-    let kind = ViolationKind::NoOrder { last, is_from_any_state };
-    Violation { path: path.clone(), kind, calls: calls.into_iter().filter_map(call).collect() }
-}
-
-fn timed(call: &Call) -> Timed<Call> {
-    let is_known = !matches!(call.outcome, history::Outcome::Unknown { .. });
-    Timed { operation: call.clone(), invoked: call.invoked, returned: is_known.then_some(call.returned) }
+fn violation(path: &Path, acts: &[&Act<'_>], Excerpt { calls, is_from_any_state }: Excerpt) -> Violation {
+    let shown = calls.into_iter().filter_map(|place| acts.get(place));
+    let mut calls: Vec<Call> = shown.flat_map(|act| &act.calls).map(|&call| call.clone()).collect();
+    calls.sort_by_key(|call| (call.invoked, call.number));
+    Violation { path: path.clone(), kind: ViolationKind::NoOrder { is_from_any_state }, calls }
 }

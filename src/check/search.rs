@@ -5,7 +5,8 @@
 //! invoked before the first return of those left may be next. What makes it finish:
 //!
 //! - A configuration, that is which calls have been put and the state that they lead to, is entered once. Of each only
-//!   a fingerprint of 128 bits is kept, so memory is bounded by [`Bounds`], whatever a state holds.
+//!   a fingerprint of 128 bits is kept, so their memory is bounded by [`Bounds`]. Whole states are kept only of the order
+//!   that is being tried, one a call: a model whose states are large must bound them itself.
 //! - A call that is right in the present state and changes nothing is put at once, and never reconsidered: whatever
 //!   follows it elsewhere follows it here.
 //! - A call of unknown end may be put anywhere after its invocation, or never. It is tried only when no other fits, and
@@ -27,7 +28,7 @@ use super::{
 /// What a single copy would do.
 pub trait Model {
     /// A call with what it was answered.
-    type Operation: Clone;
+    type Operation: Copy;
     type State: Clone + Eq + Hash;
 
     /// Before the first call.
@@ -62,7 +63,7 @@ pub trait Model {
 }
 
 /// A call as the search sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Timed<O> {
     pub operation: O,
     pub invoked: Moment,

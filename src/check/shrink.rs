@@ -10,6 +10,7 @@
 //! - a call of unknown end without which no fewer answers can be explained is left out.
 
 use super::{
+    cuts::Cuts,
     history::Moment,
     search::{Bounds, Found, Model, Timed, search},
 };
@@ -19,8 +20,6 @@ use super::{
 pub struct Excerpt {
     /// Their places in the history, by invocation.
     pub calls: Vec<usize>,
-    /// Until this one returned, there was an order.
-    pub last: usize,
     /// Whatever the state was before the first of them, there is no order.
     pub is_from_any_state: bool,
 }
@@ -37,15 +36,17 @@ const PIECE_STRIDE: usize = 32;
 /// Looks for a piece of the history that nothing explains, whatever was before: found so, a violation costs little, where
 /// to look for an order of the whole would try every explanation of all that was before. None found says nothing.
 pub fn find_piece<M: Model>(model: &M, calls: &[Timed<M::Operation>], bounds: Bounds) -> Option<Excerpt> {
-    let all = Kept::all(model, calls, bounds);
+    let cuts = Cuts::new(calls);
     let mut returns: Vec<_> = calls.iter().filter_map(|call| Some((call.returned?, call.invoked))).collect();
     returns.sort_unstable();
     let piece = |last: usize| {
-        let begin = returns.get(last.saturating_sub(PIECE_CALLS)..=last)?.iter().map(|&(_, invoked)| invoked).min()?;
-        let (end, _) = *returns.get(last)?;
-        let until = Kept { calls: all.until(end), is_from_any_state: true, ..all };
-        let piece = Kept { calls: until.from(begin), ..until };
-        piece.has_no_order(&piece.calls, true).then_some(piece)
+        let begin = returns.get((last + 1).saturating_sub(PIECE_CALLS)..=last)?.iter().map(|&(_, invoked)| invoked);
+        let (begin, (end, _)) = (begin.min()?, *returns.get(last)?);
+        let near = cuts.between(begin, end).into_iter().filter_map(|place| Some((place, *calls.get(place)?)));
+        let mut piece = Kept { start: Start::Anything, ..Kept::new(model, near.collect(), bounds) };
+        piece.calls = piece.until(end);
+        piece.calls = piece.from(begin);
+        piece.has_no_order(&piece.calls, Start::Anything).then_some(piece)
     };
     let lasts = (PIECE_STRIDE..returns.len()).step_by(PIECE_STRIDE).chain(returns.len().checked_sub(1));
     Some(lasts.filter_map(piece).next()?.shrunk(calls))
@@ -53,7 +54,14 @@ pub fn find_piece<M: Model>(model: &M, calls: &[Timed<M::Operation>], bounds: Bo
 
 /// Shortens a history for which [`search`] found no order.
 pub fn shrink<M: Model>(model: &M, calls: &[Timed<M::Operation>], bounds: Bounds) -> Excerpt {
-    Kept::all(model, calls, bounds).shrunk(calls)
+    Kept::new(model, calls.iter().copied().enumerate().collect(), bounds).shrunk(calls)
+}
+
+/// What was there before the first call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Start {
+    Nothing,
+    Anything,
 }
 
 /// What is left of the history, with where each call was in it; always without an order.
@@ -61,17 +69,17 @@ struct Kept<'a, M: Model> {
     model: &'a M,
     bounds: Bounds,
     calls: Vec<(usize, Timed<M::Operation>)>,
-    is_from_any_state: bool,
+    start: Start,
 }
 
 impl<'a, M: Model> Kept<'a, M> {
-    fn all(model: &'a M, calls: &[Timed<M::Operation>], bounds: Bounds) -> Self {
+    fn new(model: &'a M, calls: Vec<(usize, Timed<M::Operation>)>, bounds: Bounds) -> Self {
         let bounds = Bounds { steps_max: bounds.steps_max.min(STEPS_MAX), ..bounds };
-        Self { model, bounds, calls: calls.iter().cloned().enumerate().collect(), is_from_any_state: false }
+        Self { model, bounds, calls, start: Start::Nothing }
     }
 
     fn shrunk(mut self, calls: &[Timed<M::Operation>]) -> Excerpt {
-        let last = self.leave_out_end();
+        self.leave_out_end();
         self.leave_out_beginning();
         if self.calls.len() <= SINGLES_MAX {
             self.leave_out_unchanging();
@@ -83,32 +91,33 @@ impl<'a, M: Model> Kept<'a, M> {
         }
         let mut places: Vec<_> = self.calls.iter().map(|&(place, _)| place).collect();
         places.sort_by_key(|&place| calls.get(place).map(|call| call.invoked));
-        Excerpt { calls: places, last, is_from_any_state: self.is_from_any_state }
+        Excerpt { calls: places, is_from_any_state: self.start == Start::Anything }
     }
 
-    fn search(&self, calls: &[(usize, Timed<M::Operation>)], is_from_any_state: bool) -> Found {
-        let initial = if is_from_any_state { self.model.anything() } else { self.model.initial() };
-        let calls: Vec<_> = calls.iter().map(|(_, call)| call.clone()).collect();
+    fn search(&self, calls: &[(usize, Timed<M::Operation>)], start: Start) -> Found {
+        let initial = match start {
+            Start::Nothing => self.model.initial(),
+            Start::Anything => self.model.anything(),
+        };
+        let calls: Vec<_> = calls.iter().map(|&(_, call)| call).collect();
         search(self.model, initial, &calls, self.bounds)
     }
 
-    fn has_no_order(&self, calls: &[(usize, Timed<M::Operation>)], is_from_any_state: bool) -> bool {
-        matches!(self.search(calls, is_from_any_state), Found::NoOrder { .. })
+    fn has_no_order(&self, calls: &[(usize, Timed<M::Operation>)], start: Start) -> bool {
+        matches!(self.search(calls, start), Found::NoOrder { .. })
     }
 
-    /// Cuts after the first return up to which there is no order; answers whose that is.
-    fn leave_out_end(&mut self) -> usize {
-        let mut returns: Vec<_> =
-            self.calls.iter().filter_map(|(place, call)| Some((call.returned?, *place))).collect();
+    /// Cuts after the first return up to which there is no order.
+    fn leave_out_end(&mut self) {
+        let mut returns: Vec<_> = self.calls.iter().filter_map(|(_, call)| call.returned).collect();
         returns.sort_unstable();
-        let bad = returns.partition_point(|&(end, _)| !self.has_no_order(&self.until(end), self.is_from_any_state));
-        let Some(&(end, last)) = returns.get(bad).or(returns.last()) else { return 0 };
+        let bad = returns.partition_point(|&end| !self.has_no_order(&self.until(end), self.start));
+        let Some(&end) = returns.get(bad).or(returns.last()) else { return };
         let until = self.until(end);
         // With a bound in the way the cut may be too early.
-        if self.has_no_order(&until, self.is_from_any_state) {
+        if self.has_no_order(&until, self.start) {
             self.calls = until;
         }
-        last
     }
 
     fn until(&self, end: Moment) -> Vec<(usize, Timed<M::Operation>)> {
@@ -125,12 +134,12 @@ impl<'a, M: Model> Kept<'a, M> {
         let mut begins: Vec<_> = self.calls.iter().map(|(_, call)| call.invoked).collect();
         begins.sort_unstable();
         begins.dedup();
-        let good = begins.partition_point(|&begin| self.has_no_order(&self.from(begin), true));
+        let good = begins.partition_point(|&begin| self.has_no_order(&self.from(begin), Start::Anything));
         if let Some(&begin) = good.checked_sub(1).and_then(|bad| begins.get(bad)) {
             let from = self.from(begin);
-            if self.has_no_order(&from, true) {
+            if self.has_no_order(&from, Start::Anything) {
                 self.calls = from;
-                self.is_from_any_state = true;
+                self.start = Start::Anything;
             }
         }
     }
@@ -156,7 +165,7 @@ impl<'a, M: Model> Kept<'a, M> {
         while let Some((_, call)) = self.calls.get(at) {
             let mut fewer = self.calls.clone();
             fewer.remove(at);
-            if !self.model.has_effect(&call.operation) && self.has_no_order(&fewer, self.is_from_any_state) {
+            if !self.model.has_effect(&call.operation) && self.has_no_order(&fewer, self.start) {
                 self.calls = fewer;
             } else {
                 at += 1;
@@ -170,14 +179,14 @@ impl<'a, M: Model> Kept<'a, M> {
             let Some((_, call)) = weaker.get_mut(at).filter(|(_, call)| call.returned.is_some()) else { continue };
             let Some(unknown) = self.without_answer(call) else { continue };
             *call = unknown;
-            if self.has_no_order(&weaker, self.is_from_any_state) {
+            if self.has_no_order(&weaker, self.start) {
                 self.calls = weaker;
             }
         }
     }
 
     fn leave_out_never_right(&mut self) {
-        if let Found::NoOrder { was_right, .. } = self.search(&self.calls, self.is_from_any_state) {
+        if let Found::NoOrder { was_right, .. } = self.search(&self.calls, self.start) {
             let mut was_right = was_right.into_iter();
             self.calls.retain(|(_, call)| was_right.next() == Some(true) || call.returned.is_some());
         }
@@ -188,13 +197,13 @@ impl<'a, M: Model> Kept<'a, M> {
             Found::NoOrder { explained_max, .. } => Some(explained_max),
             Found::Order | Found::Undecided => None,
         };
-        let most = explained(self.search(&self.calls, self.is_from_any_state));
+        let most = explained(self.search(&self.calls, self.start));
         let mut at = 0;
         while let Some((_, call)) = self.calls.get(at) {
             let mut fewer = self.calls.clone();
             fewer.remove(at);
             let is_known = call.returned.is_some();
-            if !is_known && most.is_some() && explained(self.search(&fewer, self.is_from_any_state)) == most {
+            if !is_known && most.is_some() && explained(self.search(&fewer, self.start)) == most {
                 self.calls = fewer;
             } else {
                 at += 1;

@@ -40,7 +40,8 @@ impl Recording {
         let mut calls = self.calls();
         let (number, client) = (calls.len() as u64, client as u32);
         let returned = self.now();
-        calls.push(Call { number, client, path: path.clone(), invoked, returned, operation, outcome });
+        let (path, write_id) = (path.clone(), None);
+        calls.push(Call { number, client, path, invoked, returned, write_id, operation, outcome });
     }
 
     /// At this moment the client knows that it has the lock.

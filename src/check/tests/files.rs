@@ -185,6 +185,25 @@ fn revisions_that_go_back_are_found() {
 }
 
 #[test]
+fn a_revision_told_with_another_version_is_found() {
+    let read = |version, content: &str, revision| {
+        let Digest { size, crc32c } = text(content).digest();
+        Outcome::Found { version: Version(version), revision: Revision(revision), size, crc32c }
+    };
+    let mut story = a_file();
+    // Its permissions have changed since.
+    story.call(2, (11, 20), Operation::Read, read(1, "one", 15));
+    story.call(1, (21, 30), append("+a"), unknown());
+    let then = |revision| {
+        let mut story = Story { calls: story.calls.clone() };
+        story.call(2, (31, 40), Operation::Read, read(2, "one+a", revision));
+        story
+    };
+    then(16).expect_good();
+    then(15).expect_violated("NO_ORDER");
+}
+
+#[test]
 fn a_write_without_a_condition_overwrites_blindly() {
     let mut story = a_file();
     story.call(1, (11, 20), replace("new", Condition::default()), written(2, "new"));
@@ -199,6 +218,18 @@ fn a_refusal_must_name_a_version_that_was_there() {
     story.expect_good();
     story.call(2, (31, 40), replace("x", if_version(2)), mismatch(1));
     story.expect_violated("NO_ORDER");
+}
+
+#[test]
+fn a_delete_or_a_patch_that_found_nothing_is_an_observation() {
+    for operation in [delete(Condition::default()), delete(if_version(0)), patch(0, "x", under(1))] {
+        let mut story = Story::default();
+        story.call(1, (0, 5), operation.clone(), mismatch(0));
+        story.expect_good();
+        let mut story = a_file();
+        story.call(1, (11, 20), operation, mismatch(0));
+        assert_eq!(story.expect_violated("NO_ORDER"), [0, 1]);
+    }
 }
 
 #[test]
@@ -246,6 +277,60 @@ fn what_only_its_digest_is_known_of_is_checked_all_the_same() {
     story.expect_good();
     story.call(1, (31, 40), Operation::Read, found(3, "a bug one!"));
     story.expect_violated("NO_ORDER");
+}
+
+#[test]
+fn a_patch_of_what_only_its_digest_is_known_of_keeps_its_size() {
+    let patched = |offset, read: &str| {
+        let Digest { size, crc32c } = text("a big one").digest();
+        let big = Operation::Replace { data: Data::Digest { size, crc32c }, condition: if_version(1) };
+        let mut story = a_file();
+        story.call(1, (11, 20), big, written(2, "a big one"));
+        story.call(1, (21, 30), patch(offset, "XY", if_version(2)), unknown());
+        story.call(1, (31, 40), Operation::Read, found(3, read));
+        story
+    };
+    patched(1, "aXYig one").expect_good();
+    patched(8, "a big onXY").expect_good();
+    patched(1, "aXYig one+").expect_violated("NO_ORDER");
+    patched(8, "a big onX").expect_violated("NO_ORDER");
+}
+
+#[test]
+fn what_is_too_large_to_be_counted_is_no_answer_and_no_panic() {
+    let huge = |data| Operation::Append { data, condition: Condition::default() };
+    let data = Data::Digest { size: u64::MAX, crc32c: 1 };
+    let receipt = |version| Outcome::Written {
+        version: Version(version),
+        revision: Revision(u64::MAX),
+        size: u64::MAX,
+        crc32c: 1,
+        offset: 0,
+    };
+    let mut story = Story::default();
+    story.call(1, (0, 5), huge(data.clone()), receipt(1));
+    story.expect_good();
+    story.call(1, (6, 10), huge(data.clone()), receipt(2));
+    assert_eq!(story.expect_violated("NO_ORDER"), [0, 1]);
+    let mut story = a_file();
+    story.call(
+        1,
+        (11, 20),
+        Operation::Read,
+        Outcome::Found { version: Version(u64::MAX), revision: Revision(u64::MAX), size: 1, crc32c: 1 },
+    );
+    story.call(1, (21, 30), append("a"), written(3, "a"));
+    story.expect_violated("NO_ORDER");
+}
+
+#[test]
+fn reads_that_failed_are_counted() {
+    let mut story = a_file();
+    story.call(1, (11, 20), Operation::Read, refused("DATA_LOSS"));
+    story.call(1, (21, 30), Operation::Read, unknown());
+    story.call(1, (31, 40), append("+a"), unknown());
+    story.expect_good();
+    assert_eq!(story.report().failed_read_count, 2);
 }
 
 #[test]

@@ -89,3 +89,42 @@ fn a_token_granted_twice_is_found() {
     story.call(2, (0, 10), LOCK, granted(5));
     assert_eq!(story.expect_violated("NO_ORDER"), [0, 1]);
 }
+
+#[test]
+fn a_grant_that_its_holder_is_told_twice_is_one() {
+    for lock in [LOCK, SHARED_LOCK] {
+        let mut story = Story::default();
+        story.call(1, (0, 10), lock.clone(), granted(5));
+        // Who has it alone may be told so when it asks for less.
+        story.call(1, (11, 20), SHARED_LOCK, granted(5));
+        story.hold(1, (21, 30, 40), lock, 5);
+        story.hold(2, (5, 50, 60), LOCK, 6);
+        story.expect_good();
+        story.hold(3, (5, 35, 39), LOCK, 7);
+        story.expect_violated("TWO_HOLDERS");
+    }
+}
+
+#[test]
+fn those_who_share_a_lock_may_hear_of_it_in_any_order() {
+    let mut story = Story::default();
+    // The grant of token 5 came to the client when it asked again.
+    story.call(1, (0, 10), SHARED_LOCK, unknown());
+    story.call(2, (11, 20), SHARED_LOCK, granted(6));
+    story.call(1, (21, 30), SHARED_LOCK, granted(5));
+    story.expect_good();
+    story.call(3, (31, 40), LOCK, granted(7));
+    story.expect_good();
+    story.call(4, (41, 50), SHARED_LOCK, granted(6));
+    assert_eq!(story.expect_violated("NO_ORDER"), [3, 4]);
+}
+
+#[test]
+fn a_token_granted_again_after_its_release_is_found() {
+    let mut story = Story::default();
+    story.call(1, (0, 10), LOCK, granted(5));
+    story.call(1, (11, 20), Operation::Release { token: FencingToken(5) }, Outcome::Done);
+    story.expect_good();
+    story.call(1, (21, 30), LOCK, granted(5));
+    assert_eq!(story.expect_violated("NO_ORDER"), [0, 2]);
+}

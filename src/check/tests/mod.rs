@@ -4,9 +4,13 @@ mod excerpts;
 mod files;
 mod locks;
 mod random;
+mod repeats;
 
 use super::{
-    history::{Call, Condition, Data, Digest, Moment, Operation, Outcome},
+    act::Exchange,
+    history::{Condition, Data, Digest, Moment},
+    register::State,
+    search::Timed,
     *,
 };
 use crate::types::{FencingToken, Revision, Version};
@@ -22,7 +26,13 @@ impl Story {
         let number = self.calls.len() as u64;
         let path = "/f".parse().unwrap();
         let (invoked, returned) = (Moment(invoked), Moment(returned));
-        self.calls.push(Call { number, client, path, invoked, returned, operation, outcome });
+        self.calls.push(Call { number, client, path, invoked, returned, write_id: None, operation, outcome });
+    }
+
+    /// Under the id.
+    fn write(&mut self, id: &str, moments: (u64, u64), operation: Operation, outcome: Outcome) {
+        self.call(1, moments, operation, outcome);
+        self.calls.last_mut().unwrap().write_id = Some(id.to_owned());
     }
 
     fn report(&self) -> Report {
@@ -40,6 +50,18 @@ impl Story {
         assert_eq!(kinds, [kind], "{report:#?}");
         report.violations[0].calls.iter().map(|call| call.number).collect()
     }
+}
+
+/// What the search is given of these calls on one path.
+fn timed(calls: &[Call]) -> Vec<Timed<Exchange<'_>>> {
+    let calls: Vec<_> = calls.iter().collect();
+    acts(&calls).iter().filter(|act| is_checked(act)).map(Act::timed).collect()
+}
+
+/// That looks at these calls on one path.
+fn register(calls: &[Call]) -> Register<'_> {
+    let calls: Vec<_> = calls.iter().collect();
+    Register::new(&acts(&calls).iter().collect::<Vec<_>>())
 }
 
 fn text(text: &str) -> Data {
