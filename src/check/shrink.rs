@@ -124,7 +124,7 @@ impl<'a, M: Model> Kept<'a, M> {
         let before = |(place, call): &(usize, Timed<M::Operation>)| match call.returned {
             _ if call.invoked > end => None,
             Some(returned) if returned > end => Some((*place, self.without_answer(call)?)),
-            _ => Some((*place, call.clone())),
+            _ => Some((*place, *call)),
         };
         self.calls.iter().filter_map(before).collect()
     }
@@ -148,7 +148,7 @@ impl<'a, M: Model> Kept<'a, M> {
         let after = |(place, call): &(usize, Timed<M::Operation>)| match call.returned {
             Some(returned) if returned < begin => None,
             Some(_) if call.invoked < begin => Some((*place, self.without_answer(call)?)),
-            _ => Some((*place, call.clone())),
+            _ => Some((*place, *call)),
         };
         self.calls.iter().filter_map(after).collect()
     }
