@@ -74,10 +74,8 @@ impl Reporter {
                 () = shutdown.cancelled() => return,
                 suspect = self.queue.recv() => match suspect { Some(suspect) => suspect, None => return },
             };
-            if last.get(&suspect.server).is_some_and(|last| last.elapsed() < REPORT_INTERVAL) {
-                continue;
-            }
-            if suspect.raised.elapsed() >= OUT_OF_DATE {
+            let is_repeated = last.get(&suspect.server).is_some_and(|last| last.elapsed() < REPORT_INTERVAL);
+            if is_repeated || suspect.raised.elapsed() >= OUT_OF_DATE {
                 continue;
             }
             self.map.dismiss_everywhere(&suspect.server, &suspect.asked);

@@ -94,8 +94,7 @@ async fn wherever_the_power_fails_the_entries_that_were_acknowledged_are_there()
         let mut random = StdRng::seed_from_u64(seed);
         let (folder, moments) = recorded(&mut random).await;
         let mut count = 0;
-        for pair in moments.windows(2) {
-            let [before, after] = pair else { unreachable!("windows of two") };
+        for (before, after) in moments.iter().zip(moments.iter().skip(1)) {
             for (number, bytes) in remains(&after.bytes, before.bytes.len(), &mut random).into_iter().enumerate() {
                 let what = format!("seed {seed}, after entry {:?}, remains {number}", before.ids.last());
                 let ids = found(folder.path(), &bytes).unwrap_or_else(|error| panic!("{what}: {error}"));
